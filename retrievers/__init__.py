@@ -1,0 +1,1 @@
+"""A query in, ranked passages out: langchain-core retrievers over files and remote sources."""

@@ -1,0 +1,79 @@
+"""What happened during one request: its calls, drafts and notes. Telemetry travels with the call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from veridical.strategies.types import Answer, Message, Usage
+
+#: How many backend calls stand one behind the other up to this point of this task. A task
+#: inherits its parent's value, so concurrent calls share a depth and dependent ones add up.
+chain: ContextVar[int] = ContextVar("chain", default=0)
+
+
+@dataclass(slots=True)
+class Call:
+    """One backend call. `at` and `seconds` count from the start of the request."""
+
+    step: str
+    model: str
+    prompt: str | None
+    depth: int
+    at: float
+    messages: Sequence[Message] = ()
+    seconds: float | None = None
+    usage: Usage | None = None
+    output: str = ""
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """The record of one request. `on_progress` hears each step in words, `on_status` the first reply."""
+
+    started: float = field(default_factory=time.perf_counter)
+    calls: list[Call] = field(default_factory=list)
+    drafts: list[Answer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    on_progress: Callable[[str], None] | None = None
+    on_status: Callable[[], None] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time since the request began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def depth(self) -> int:
+        """Calls on the longest dependency chain so far."""
+        return max((call.depth for call in self.calls), default=0)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all calls so far."""
+        return sum((call.usage for call in self.calls if call.usage), Usage())
+
+    def open(self, step: str, model: str, prompt: str | None, messages: Sequence[Message]) -> Call:
+        """Record that a call starts, one step deeper than what this task waited for."""
+        chain.set(chain.get() + 1)
+        call = Call(step, model, prompt, chain.get(), self.seconds, messages)
+        self.calls.append(call)
+        return call
+
+    def answering(self) -> None:
+        """A backend has accepted a call: its status is known."""
+        if self.on_status:
+            self.on_status()
+
+    def progress(self, words: str) -> None:
+        """Tell whoever watches what is being done now."""
+        if self.on_progress:
+            self.on_progress(words)
+
+    def note(self, words: str) -> None:
+        """Keep a remark for the answer's `veridical.notes`, once."""
+        if words not in self.notes:
+            self.notes.append(words)
