@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from veridical.strategies.types import Answer, Message, Usage
+from veridical.strategies.reply import Reply
+from veridical.strategies.types import Message, Usage
 
 #: How many backend calls stand one behind the other up to this point of this task. A task
 #: inherits its parent's value, so concurrent calls share a depth and dependent ones add up.
@@ -36,7 +37,7 @@ class Trace:
 
     started: float = field(default_factory=time.perf_counter)
     calls: list[Call] = field(default_factory=list)
-    drafts: list[Answer] = field(default_factory=list)
+    drafts: list[Reply] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     on_progress: Callable[[str], None] | None = None
     on_status: Callable[[], None] | None = None

@@ -124,7 +124,7 @@ class Claim:
 class Delta:
     """A piece of an assistant message as it arrived: OpenAI's `choices[0].delta` and its siblings."""
 
-    fields: Message = NOTHING
+    fields: Message = field(default_factory=dict)
     finish_reason: str | None = None
     logprobs: Any = None
 
@@ -147,7 +147,7 @@ class Answer:
     finish_reason: str = "stop"
     logprobs: Any = None
     usage: Usage | None = None
-    envelope: Mapping[str, Any] = field(default=NOTHING)
+    envelope: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -189,7 +189,9 @@ class Conversation:
     @property
     def question(self) -> str:
         """The text of the last user message."""
-        return next((visible(m.get("content")) for m in reversed(self.messages) if m.get("role") == "user"), "")
+        return next(
+            (visible(m.get("content")) for m in reversed(self.messages) if m.get("role") == "user"), ""
+        )
 
     @property
     def instructions(self) -> tuple[Message, ...]:

@@ -1,0 +1,44 @@
+"""The seam to whatever serves a model: one method, one value in, one reply out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from veridical.strategies.reply import Reply
+from veridical.strategies.types import Message, Params
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat completion to ask for: exactly one choice, streamed or whole.
+
+    `sample` numbers independent draws of the same request, so that nothing that shares work
+    may merge them. `headers` are the client's, forwarded where the backend allows it.
+    """
+
+    model: str
+    messages: Sequence[Message]
+    params: Params = field(default_factory=dict)
+    stream: bool = False
+    sample: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Anything that answers a `ChatRequest`. What adds behaviour (retries, a cache, limits) is
+    a backend that holds a backend."""
+
+    @property
+    def supports(self) -> set[str]:
+        """Of {"json_schema", "logprobs"}: what may be asked of it; shrinks when it refuses."""
+        ...
+
+    async def chat(self, request: ChatRequest) -> Reply:
+        """Answer. Returns once the backend's status is known; a stream then goes on arriving.
+
+        Raises:
+            BackendError: it refused, failed, timed out or cannot be reached.
+        """
+        ...

@@ -1,0 +1,140 @@
+"""What a strategy is: it has the signature of what it wraps, "answer this conversation"."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
+
+from veridical.strategies.errors import InvalidRequest
+from veridical.strategies.llm import LLM
+from veridical.strategies.prompting import Ask
+from veridical.strategies.reply import Reply
+from veridical.strategies.trace import Trace
+from veridical.strategies.types import Answer, Conversation, Evidence, Params, Status
+
+Generate = Callable[[Conversation], Awaitable[Reply]]
+Retrieve = Callable[[str, int], Awaitable[list[Evidence]]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a strategy may use during one request; nothing in it outlives the request.
+
+    `params` are the client's and reach the draft and the final words only. `stream` says
+    whether the client streams; drafts are then streamed too, so that one returned unchanged
+    can be replayed as it arrived. `inner` is the strategy to the left in a pipe.
+    """
+
+    llm: LLM
+    params: Params = field(default_factory=dict)
+    stream: bool = False
+    roles: Mapping[str, LLM] = field(default_factory=dict)
+    retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
+    inner: Generate | None = None
+
+    @property
+    def trace(self) -> Trace:
+        """The request's record."""
+        return self.llm.trace
+
+    def role(self, name: str) -> LLM:
+        """The model for a role such as "verifier"; the answering model where none is set."""
+        return self.roles.get(name, self.llm)
+
+    async def generate(self, conversation: Conversation) -> Reply:
+        """An answer from within: the inner strategy's, or the model's with the client's parameters."""
+        if self.inner is not None:
+            return await self.inner(conversation)
+        return await self.llm.chat(Ask("draft", conversation.messages), self.params, stream=self.stream)
+
+    async def draft(self, conversation: Conversation) -> tuple[Reply, Answer]:
+        """An answer from within, read whole and kept as the fallback: the reply and what it says."""
+        self.trace.progress("Drafting an answer")
+        reply = await self.generate(conversation)
+        answer = await reply.read()
+        self.trace.drafts.append(reply)
+        return reply, answer
+
+    async def reply(self, ask: Ask) -> Reply:
+        """The final words, with the client's own parameters, still arriving if the client streams.
+
+        Tools stay in the prompt (they are part of what the model was told, and of its cached
+        prefix) but may not be called: the client's question is being answered here.
+        """
+        params = {**self.params, "tool_choice": "none"} if self.params.get("tools") else self.params
+        return await self.llm.chat(ask, params, stream=self.stream)
+
+    async def retrieve(self, query: str, *, source: str = "default", k: int = 5) -> list[Evidence]:
+        """The `k` passages of `source` that fit `query` best.
+
+        Raises:
+            InvalidRequest: the server has no such source.
+        """
+        if source not in self.retrievers:
+            raise InvalidRequest(f"This server has no retrieval source {source!r}.")
+        return await self.retrievers[source](query, k)
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """A method of the literature. Its options are the fields of a frozen dataclass.
+
+    `calls` and `depth` are formulas in the notation of its page in docs/strategies.md: backend
+    calls, and calls on the longest dependency chain.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    calls: ClassVar[str]
+    depth: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
+        """Answer the conversation. The reply may still be arriving."""
+
+    def __or__(self, outer: Strategy) -> Strategy:
+        return Pipe(self, outer)
+
+    def __str__(self) -> str:
+        """The canonical expression: the name, and the options that differ from their defaults."""
+        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        options = ",".join(f"{f.name}={_spelled(getattr(self, f.name))}" for f in given)
+        return f"{self.name}({options})" if options else self.name
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, str) and not value.isidentifier():
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Pipe(Strategy):
+    """`inner | outer`, as in a shell: outer works on what inner makes."""
+
+    inner: Strategy
+    outer: Strategy
+
+    name: ClassVar[str] = "pipe"
+    paper: ClassVar[str] = ""
+    calls: ClassVar[str] = "the sum of its parts"
+    depth: ClassVar[str] = "the sum of its parts"
+
+    async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
+        """Run outer with inner as what it drafts with."""
+        return await self.outer(conversation, replace(ctx, inner=lambda c: self.inner(c, ctx)))
+
+    def __str__(self) -> str:
+        return f"{self.inner}|{self.outer}"
+
+
+def unchecked(reply: Reply, ctx: Context, why: str) -> Reply:
+    """A draft that holds nothing to check, returned as it is."""
+    ctx.trace.note(why)
+    return reply.marked(Status.UNCHANGED)

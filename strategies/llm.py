@@ -1,0 +1,187 @@
+"""A backend and a model, metered and traced: how a strategy talks to a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import pydantic
+
+from veridical.strategies.backend import Backend, ChatRequest
+from veridical.strategies.budget import Budget
+from veridical.strategies.errors import BackendRefused, UnparsableOutput
+from veridical.strategies.prompting import Ask
+from veridical.strategies.reply import Ending, Reply
+from veridical.strategies.trace import Call, Trace
+from veridical.strategies.types import Answer, Delta, Params
+
+T = TypeVar("T", bound=pydantic.BaseModel)
+
+#: A strategy's own questions are answered greedily, as in the papers, and briefly.
+OWN_PARAMS: Params = {"temperature": 0, "max_tokens": 512}
+
+
+@dataclass(frozen=True)
+class LLM:
+    """Asks one model within one request's budget and trace.
+
+    Calling it gives text, `parse` a value, `chat` a reply that may still be arriving.
+    """
+
+    backend: Backend
+    model: str
+    budget: Budget
+    trace: Trace
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sample: int = 0
+
+    async def __call__(self, ask: Ask, **params: Any) -> str:
+        """The model's visible text, stripped; a strategy's own parameters, not the client's."""
+        return (await self.answer(ask, {**OWN_PARAMS, **params})).text.strip()
+
+    async def answer(self, ask: Ask, params: Params) -> Answer:
+        """The whole answer under exactly these parameters."""
+        return await (await self.chat(ask, params)).read()
+
+    async def chat(self, ask: Ask, params: Params, *, stream: bool = False) -> Reply:
+        """A reply under exactly these parameters, counted and traced as its last piece passes.
+
+        Raises:
+            BudgetExceeded: nothing is left to spend.
+            BackendError: the backend did not answer.
+        """
+        self.budget.admit()
+        call = self.trace.open(ask.step, self.model, ask.prompt, ask.messages)
+        request = ChatRequest(self.model, ask.messages, params, stream, self.sample, self.headers)
+        try:
+            reply = await self.backend.chat(request)
+        except BaseException as error:
+            self._failed(call, error)
+            raise
+        self.trace.answering()
+        return Reply(self._metered(reply, call))
+
+    async def _metered(self, reply: Reply, call: Call) -> AsyncGenerator[Delta | Ending, None]:
+        try:
+            async for delta in reply:
+                yield delta
+        except Exception as error:
+            self._failed(call, error)
+            raise
+        finally:
+            answer = reply.answer
+            call.seconds = self.trace.seconds - call.at
+            call.output, call.usage = answer.text, answer.usage
+            self.budget.spend(answer.usage)
+            await reply.aclose()
+        if answer.usage is None:
+            self.trace.note("A backend reported no usage for a call: the totals leave it out.")
+        yield Ending(answer.usage, answer.envelope)
+
+    def _failed(self, call: Call, error: BaseException) -> None:
+        call.seconds = self.trace.seconds - call.at
+        call.error = type(error).__name__
+
+    async def parse(self, ask: Ask, into: type[T], **params: Any) -> T:
+        """The model's answer as `into`, by the backend's JSON schema where it has one.
+
+        Output that does not fit is asked for once more, with the fault named.
+
+        Raises:
+            UnparsableOutput: the second answer did not fit either.
+        """
+        answer = await self._constrained(ask, into, params)
+        try:
+            return parsed(answer.text, into)
+        except ValueError as fault:
+            again = _again(ask, answer, fault)
+        answer = await self._constrained(again, into, params)
+        try:
+            return parsed(answer.text, into)
+        except ValueError as fault:
+            raise UnparsableOutput(
+                f"{ask.step}: the model's output does not fit after one retry ({fault})."
+            ) from None
+
+    async def _constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
+        own = {**OWN_PARAMS, **params}
+        if "json_schema" not in self.backend.supports:
+            return await self.answer(ask, own)
+        try:
+            return await self.answer(ask, {**own, "response_format": response_format(into)})
+        except BackendRefused as refused:
+            if refused.status not in (400, 415, 422):
+                raise
+        answer = await self.answer(ask, own)
+        self.backend.supports.discard("json_schema")  # it was the schema: do not try again
+        return answer
+
+    def drawing(self, sample: int) -> LLM:
+        """The same model drawing another independent sample."""
+        return replace(self, sample=sample)
+
+
+def _again(ask: Ask, answer: Answer, fault: ValueError) -> Ask:
+    remark = f"That could not be read: {fault}. Reply again with nothing but the JSON object asked for."
+    return ask_more(ask, answer.text[:2000] or "(nothing)", remark)
+
+
+def ask_more(ask: Ask, answer: str, remark: str) -> Ask:
+    """`ask` with its answer and a further user message behind it."""
+    more = ({"role": "assistant", "content": answer}, {"role": "user", "content": remark})
+    return replace(ask, messages=(*ask.messages, *more))
+
+
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+
+
+def parsed(text: str, into: type[T]) -> T:
+    """Read one JSON value out of `text`: bare, fenced, or inside a sentence.
+
+    Raises:
+        ValueError: there is none, or it does not fit `into`; says in what, never quotes the text.
+    """
+    for candidate in _candidates(text):
+        try:
+            value, _ = json.JSONDecoder().raw_decode(candidate)
+        except (ValueError, RecursionError):
+            continue
+        try:
+            return into.model_validate(value)
+        except pydantic.ValidationError as wrong:
+            first = wrong.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the object"
+            raise ValueError(f"{where}: {first['msg']}") from None
+    raise ValueError("no JSON value found")
+
+
+def _candidates(text: str) -> Sequence[str]:
+    fenced = [match.strip() for match in _FENCE.findall(text)]
+    starts = [text[at:] for at in (text.find("{"), text.find("[")) if at >= 0]
+    return [text.strip(), *fenced, *starts]
+
+
+def response_format(into: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """OpenAI's strict JSON-schema response format for a model class."""
+    schema = _strict(into.model_json_schema())
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": into.__name__.lower(), "strict": True, "schema": schema},
+    }
+
+
+def _strict(schema: Any) -> Any:
+    """`schema` as strict mode wants it: every property required, no others, no prose."""
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {key: _strict(value) for key, value in schema.items() if key not in ("title", "default")}
+    if isinstance(properties := schema.get("properties"), dict):
+        strict["properties"] = {name: _strict(value) for name, value in properties.items()}
+        strict["required"] = list(properties)
+        strict["additionalProperties"] = False
+    return strict

@@ -1,0 +1,75 @@
+"""Prompts are data: wording in `prompts/METHOD/STEP.md`, versioned by hash, strict about variables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import resources
+
+import jinja2
+import jinja2.meta
+
+from veridical.strategies.types import Message
+
+_ENVIRONMENT = jinja2.Environment(
+    undefined=jinja2.StrictUndefined,
+    autoescape=False,  # noqa: S701 - these are prompts, not pages: there is no markup to escape
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Messages ready to send. `step` names them in the trace, `prompt` the wording's version."""
+
+    step: str
+    messages: tuple[Message, ...]
+    prompt: str | None = None
+
+    def after(self, messages: Sequence[Message]) -> Ask:
+        """The same ask at the end of a conversation: what is shared stands first, so that a
+        prefix-caching server reuses it."""
+        return replace(self, messages=(*messages, *self.messages))
+
+
+class Prompt:
+    """A prompt file. Calling it fills its variables and gives the user message to send.
+
+    Its first line is a comment that cites the source of the step. Unknown and missing
+    variables are errors.
+    """
+
+    def __init__(self, name: str, package: str = "veridical.strategies") -> None:
+        self.name = name
+        self._package = package
+
+    @cached_property
+    def source(self) -> str:
+        """The file's text."""
+        method, _, step = self.name.partition("/")
+        file = resources.files(self._package) / "prompts" / method / f"{step}.md"
+        return file.read_text(encoding="utf-8")
+
+    @cached_property
+    def version(self) -> str:
+        """NAME@HASH, the hash over the whole file."""
+        return f"{self.name}@{hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The variables that the wording uses."""
+        return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(self.source)))
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
+        return _ENVIRONMENT.from_string(self.source)
+
+    def __call__(self, **variables: object) -> Ask:
+        if unknown := variables.keys() ^ self.variables:
+            raise TypeError(f"prompt {self.name}: variables {sorted(unknown)} are missing or unknown")
+        text = self._template.render(**variables).strip()
+        return Ask(self.name, ({"role": "user", "content": text},), self.version)

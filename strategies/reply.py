@@ -1,0 +1,170 @@
+"""An answer that may still be arriving: iterate it to stream, `read()` it for the whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Self
+
+from veridical.strategies.types import Answer, Claim, Delta, Evidence, Message, Status, Usage
+
+
+class Reply:
+    """An assistant message on its way, with what is known of it when the strategy returns.
+
+    One type serves streamed and whole answers. It keeps the deltas that passed, so it can be
+    iterated again, and closing it closes the backend's stream. `status`, `claims`, `evidence`
+    and `note` say how the answer was made.
+    """
+
+    def __init__(self, deltas: AsyncGenerator[Delta | Ending, None] | Sequence[Delta | Ending]) -> None:
+        self._source = None if isinstance(deltas, Sequence) else deltas
+        self._seen: list[Delta] = []
+        self._ending = Ending()
+        self._listeners: list[Callable[[Answer], None]] = []
+        if isinstance(deltas, Sequence):
+            for item in deltas:
+                self._keep(item)
+        self.status = Status.VERIFIED
+        self.claims: tuple[Claim, ...] = ()
+        self.evidence: tuple[Evidence, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """A reply that has wholly arrived."""
+        delta = Delta(answer.message, answer.finish_reason, answer.logprobs)
+        return cls([delta, Ending(answer.usage, answer.envelope)])
+
+    def _keep(self, item: Delta | Ending) -> Delta | None:
+        if isinstance(item, Ending):
+            self._ending = self._ending.joined(item)
+            return None
+        self._seen.append(item)
+        return item
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        for delta in list(self._seen):
+            yield delta
+        if self._source is None:
+            return
+        async for item in self._source:
+            if (fresh := self._keep(item)) is not None:
+                yield fresh
+        self._source = None
+
+    async def read(self) -> Answer:
+        """Wait for the whole answer; the parts that came are joined."""
+        if self._source is not None:
+            async with aclosing(self._source) as source:
+                async for item in source:
+                    self._keep(item)
+            self._source = None
+        return self.answer
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as far as it has come."""
+        return joined(self._seen, self._ending)
+
+    async def aclose(self) -> None:
+        """Stop: the backend's stream is closed with this one."""
+        if self._source is not None:
+            source, self._source = self._source, None
+            await source.aclose()
+
+    def citing(self, evidence: Iterable[Evidence] = (), claims: Iterable[Claim] = ()) -> Self:
+        """This reply with evidence and checked claims added."""
+        self.evidence = (*self.evidence, *evidence)
+        self.claims = (*self.claims, *claims)
+        return self
+
+    def marked(self, status: Status) -> Self:
+        """This reply with another status."""
+        self.status = status
+        return self
+
+
+class Ending:
+    """What a backend tells when its answer is complete: token counts and top-level fields."""
+
+    __slots__ = ("envelope", "usage")
+
+    def __init__(self, usage: Usage | None = None, envelope: Mapping[str, Any] | None = None) -> None:
+        self.usage = usage
+        self.envelope = envelope or {}
+
+    def joined(self, later: Ending) -> Ending:
+        """This ending with a later one's facts laid over it."""
+        return Ending(later.usage or self.usage, {**self.envelope, **later.envelope})
+
+
+def joined(deltas: Sequence[Delta], ending: Ending) -> Answer:
+    """The answer that a run of deltas adds up to."""
+    if len(deltas) == 1:  # a whole message keeps its exact shape
+        (only,) = deltas
+        return Answer(only.fields, only.finish_reason or "stop", only.logprobs, ending.usage, ending.envelope)
+    message: dict[str, Any] = {"role": "assistant", "content": None}
+    logprobs: dict[str, Any] = {}
+    finish = "stop"
+    for delta in deltas:
+        merge_delta(message, delta.fields)
+        _append_logprobs(logprobs, delta.logprobs)
+        finish = delta.finish_reason or finish
+    return Answer(message, finish, logprobs or None, ending.usage, ending.envelope)
+
+
+def merge_delta(message: dict[str, Any], fields: Message) -> None:
+    """Lay one streamed piece on the message: text is appended, tool calls are merged by index."""
+    for key, value in fields.items():
+        if key == "tool_calls" and isinstance(value, list):
+            calls = message.setdefault(key, [])
+            for piece in value:
+                _merge_tool_call(calls, piece)
+        elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
+            message[key] += value
+        elif value is not None or key not in message:
+            message[key] = value
+
+
+def _merge_tool_call(calls: list[dict[str, Any]], piece: Mapping[str, Any]) -> None:
+    index = piece.get("index", len(calls))
+    while len(calls) <= index and len(calls) <= _MAX_TOOL_CALLS:
+        calls.append({})
+    call = calls[min(index, len(calls) - 1)]
+    for key, value in piece.items():
+        if key == "function" and isinstance(value, Mapping):
+            function = call.setdefault("function", {})
+            for name, part in value.items():
+                known = function.get(name)
+                joins = name == "arguments" and isinstance(known, str) and isinstance(part, str)
+                function[name] = known + part if joins else part
+        elif key != "index" and value is not None:
+            call[key] = value
+
+
+#: A stream that claims more parallel calls than this is broken; what is over it lands on the last.
+_MAX_TOOL_CALLS = 512
+
+
+def _append_logprobs(whole: dict[str, Any], part: Any) -> None:
+    if isinstance(part, Mapping):
+        for key, value in part.items():
+            if isinstance(value, list) and isinstance(whole.get(key), list):
+                whole[key] = [*whole[key], *value]
+            else:
+                whole[key] = value
+
+
+def unstreamed(message: Message) -> Message:
+    """A whole message as one delta: tool calls get the index that a delta needs."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [{"index": i, **call} for i, call in enumerate(calls)]}
+
+
+def rewritten(answer: Answer, text: str) -> Answer:
+    """`answer` with other words: log-probabilities of the old ones no longer apply."""
+    message = {**answer.message, "content": text}
+    return replace(answer, message=message, logprobs=None)
