@@ -32,7 +32,11 @@ class Backend(Protocol):
 
     @property
     def supports(self) -> set[str]:
-        """Of {"json_schema", "logprobs"}: what may be asked of it; shrinks when it refuses."""
+        """Of {"json_schema", "schema_lengths"}: what may be asked of it; shrinks when it refuses."""
+        ...
+
+    def adapted(self, params: Params) -> Params:
+        """A strategy's own parameters as this backend takes them: some refuse or rename a few."""
         ...
 
     async def chat(self, request: ChatRequest) -> Reply:

@@ -9,7 +9,7 @@ from veridical.strategies.errors import BudgetExceeded, DeadlineExceeded
 from veridical.strategies.types import Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """What one request may spend: backend calls, tokens (prompt + completion), seconds of wall time."""
 

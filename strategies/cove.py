@@ -15,7 +15,7 @@ from pydantic import Field
 from veridical.strategies.base import Context, Strategy, unchecked
 from veridical.strategies.concurrency import concurrently
 from veridical.strategies.passages import passages
-from veridical.strategies.prompting import Ask, Prompt
+from veridical.strategies.prompting import Prompt
 from veridical.strategies.reply import Ending, Reply
 from veridical.strategies.types import Claim, Conversation, Delta, Status, Verdict
 
@@ -128,7 +128,7 @@ class ChainOfVerification(Strategy):
         ask = wording(max_questions=self.max_questions, passage=passage.strip()).after(talk.messages)
         ctx.trace.progress("Planning checks")
         plan = await ctx.llm.parse(ask, shape, max_tokens=160 * self.max_questions + 64)
-        checks: list[Check] = plan.checks[: self.max_questions]  # type: ignore[attr-defined]  # made by plan_of
+        checks = distinct(plan.checks)[: self.max_questions]  # type: ignore[attr-defined]  # made by plan_of
         for check in checks:
             ctx.trace.progress(f"Checking: {check.question}")
         if not checks:
@@ -215,6 +215,13 @@ async def _spliced(
                 await reply.aclose()
     yield Delta({}, finish_reason=finish)
     yield Ending()
+
+
+def distinct(checks: Sequence[Check]) -> list[Check]:
+    """The checks without those that ask what another one asks."""
+    return list({" ".join(check.question.casefold().split()): check for check in reversed(checks)}.values())[
+        ::-1
+    ]
 
 
 _REFUSAL = re.compile(

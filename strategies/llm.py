@@ -40,7 +40,7 @@ class LLM:
 
     async def __call__(self, ask: Ask, **params: Any) -> str:
         """The model's visible text, stripped; a strategy's own parameters, not the client's."""
-        return (await self.answer(ask, {**OWN_PARAMS, **params})).text.strip()
+        return (await self.answer(ask, self._own(params))).text.strip()
 
     async def answer(self, ask: Ask, params: Params) -> Answer:
         """The whole answer under exactly these parameters."""
@@ -106,12 +106,16 @@ class LLM:
                 f"{ask.step}: the model's output does not fit after one retry ({fault})."
             ) from None
 
+    def _own(self, params: Params) -> Params:
+        return self.backend.adapted({**OWN_PARAMS, **params})
+
     async def _constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
-        own = {**OWN_PARAMS, **params}
+        own = self._own(params)
         if "json_schema" not in self.backend.supports:
             return await self.answer(ask, own)
+        lengths = "schema_lengths" in self.backend.supports
         try:
-            return await self.answer(ask, {**own, "response_format": response_format(into)})
+            return await self.answer(ask, {**own, "response_format": response_format(into, lengths=lengths)})
         except BackendRefused as refused:
             if refused.status not in (400, 415, 422):
                 raise
@@ -164,24 +168,33 @@ def _candidates(text: str) -> Sequence[str]:
     return [text.strip(), *fenced, *starts]
 
 
-def response_format(into: type[pydantic.BaseModel]) -> dict[str, Any]:
-    """OpenAI's strict JSON-schema response format for a model class."""
-    schema = _strict(into.model_json_schema())
+def response_format(into: type[pydantic.BaseModel], *, lengths: bool = False) -> dict[str, Any]:
+    """OpenAI's strict JSON-schema response format for a model class.
+
+    `lengths` keeps the bounds on strings, which keep a small model from rambling inside one;
+    grammar-based engines honour them, OpenAI's strict mode refuses them.
+    """
+    dropped = _PROSE if lengths else _PROSE | _LENGTHS
+    schema = _strict(into.model_json_schema(), dropped)
     return {
         "type": "json_schema",
         "json_schema": {"name": into.__name__.lower(), "strict": True, "schema": schema},
     }
 
 
-def _strict(schema: Any) -> Any:
-    """`schema` as strict mode wants it: every property required, no others, no prose."""
+_PROSE = frozenset({"title", "default", "description"})
+_LENGTHS = frozenset({"minLength", "maxLength"})
+
+
+def _strict(schema: Any, dropped: frozenset[str]) -> Any:
+    """`schema` as strict mode wants it: every property required and no others."""
     if isinstance(schema, list):
-        return [_strict(item) for item in schema]
+        return [_strict(item, dropped) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    strict = {key: _strict(value) for key, value in schema.items() if key not in ("title", "default")}
+    strict = {key: _strict(value, dropped) for key, value in schema.items() if key not in dropped}
     if isinstance(properties := schema.get("properties"), dict):
-        strict["properties"] = {name: _strict(value) for name, value in properties.items()}
+        strict["properties"] = {name: _strict(value, dropped) for name, value in properties.items()}
         strict["required"] = list(properties)
         strict["additionalProperties"] = False
     return strict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 # A sentence ends at closing punctuation before white space and what may open a sentence, or at
 # a line break; CJK full stops need no space. What follows the end belongs to it, so nothing is lost.
@@ -46,4 +47,4 @@ def passages(text: str, *, above: int, at_most: int) -> list[str]:
         return [text]
     count = min(at_most, len(found))
     bounds = [round(i * len(found) / count) for i in range(count + 1)]
-    return ["".join(found[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return ["".join(found[a:b]) for a, b in pairwise(bounds)]

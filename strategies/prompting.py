@@ -69,6 +69,11 @@ class Prompt:
         return _ENVIRONMENT.from_string(self.source)
 
     def __call__(self, **variables: object) -> Ask:
+        """The wording with its variables filled in, as one user message.
+
+        Raises:
+            TypeError: a variable is missing or unknown.
+        """
         if unknown := variables.keys() ^ self.variables:
             raise TypeError(f"prompt {self.name}: variables {sorted(unknown)} are missing or unknown")
         text = self._template.render(**variables).strip()

@@ -72,7 +72,7 @@ def strategy_class(name: str) -> type[Strategy]:
 def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
-    except Exception as error:  # noqa: BLE001 - foreign code may fail in any way; it is named and contained
+    except Exception as error:
         raise ConfigError(f"{_origin(point)}: strategy {point.name!r} does not load ({error!r}).") from error
 
 

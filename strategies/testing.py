@@ -17,7 +17,7 @@ from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.llm import LLM
 from veridical.strategies.reply import Ending, Reply, unstreamed
 from veridical.strategies.trace import Trace
-from veridical.strategies.types import Answer, Conversation, Delta, Message, Usage, visible
+from veridical.strategies.types import Answer, Conversation, Delta, Message, Params, Usage, visible
 
 Said = str | Message | Exception | Callable[[ChatRequest], str | Message]
 
@@ -53,6 +53,10 @@ class ScriptedBackend:
         """The prompts whose last message holds `words`."""
         last = [visible(r.messages[-1].get("content")) for r in self.requests]
         return [prompt for prompt, text in zip(self.prompts, last, strict=True) if words in text]
+
+    def adapted(self, params: Params) -> Params:
+        """A strategy's own parameters, as they are."""
+        return params
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Answer by the first rule that fits.

@@ -1,0 +1,219 @@
+"""The command line: `veridical serve`, `ask`, `strategies`, `init`, `check-config`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, get_args, get_type_hints
+
+import click
+
+from veridical.strategies.base import Strategy
+from veridical.strategies.errors import VeridicalError
+from veridical.strategies.registry import strategy_class, strategy_names
+
+P = ParamSpec("P")
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
+
+
+def _plainly(command: Callable[P, None]) -> Callable[P, None]:
+    """Show our own errors as one line and exit with 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except VeridicalError as error:
+            click.echo(f"veridical: {error.message}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="veridical")
+def main() -> None:
+    """An OpenAI-compatible proxy that makes any model check its facts before it answers."""
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="VERIDICAL_CONFIG",
+    help="Configuration file; default: veridical.toml in this folder, if it is there.",
+)
+
+
+@main.command()
+@config_option
+@click.option("--base-url", help="Serve every model of this OpenAI-compatible server; needs no file.")
+@click.option("--api-key-env", metavar="NAME", help="Environment variable with that server's key.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@_plainly
+def serve(
+    config: Path | None, base_url: str | None, api_key_env: str | None, host: str | None, port: int | None
+) -> None:
+    """Start the proxy; without a file or a --base-url it serves the embedded model `local`."""
+    from veridical.middleware.config import load_settings
+    from veridical.server import serve as run
+
+    overrides: dict[str, Any] = {
+        "server": {k: v for k, v in (("host", host), ("port", port)) if v is not None}
+    }
+    if base_url:
+        upstream = {"type": "http", "base_url": base_url, "api_key_env": api_key_env}
+        overrides["backends"] = {"upstream": upstream}
+    elif api_key_env:
+        raise click.UsageError("--api-key-env goes with --base-url.")
+    run(load_settings(config, overrides=overrides))
+
+
+@main.command("check-config")
+@config_option
+@_plainly
+def check_config(config: Path | None) -> None:
+    """Read the configuration as `serve` would, build everything, and say what it means."""
+    from veridical.middleware.assembly import Assembly
+    from veridical.middleware.config import load_settings
+
+    settings = load_settings(config)
+    assembly = Assembly(settings)
+    for name, backend in settings.backends.items():
+        click.echo(f"backend {name}: {backend.type}")
+    click.echo(f"default strategy: {settings.default_strategy}")
+    click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
+    click.echo(f"listens on {settings.server.host}:{settings.server.port}")
+    click.echo("The configuration is sound.")
+
+
+@main.command()
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("veridical.toml"))
+@click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
+@_plainly
+def init(output: Path, force: bool) -> None:
+    """Write a commented configuration with every setting and its default."""
+    from veridical.middleware.config_template import config_template
+
+    if output.exists() and not force:
+        raise VeridicalError(f"{output} is there already; --force overwrites it.")
+    output.write_text(config_template(), encoding="utf-8")
+    click.echo(f"Wrote {output}. Start with: veridical serve --config {output}")
+
+
+def described(cls: type[Strategy]) -> dict[str, Any]:
+    """A strategy's name, options, paper, calls and depth."""
+    hints = get_type_hints(cls, include_extras=True)
+    options = []
+    for option in fields(cls):
+        base, *notes = get_args(hints[option.name]) or (hints[option.name],)
+        options.append(
+            {
+                "name": option.name,
+                "default": None if option.default is MISSING else option.default,
+                "choices": list(get_args(base)) or None,
+                "description": next((note.description for note in notes if hasattr(note, "description")), ""),
+            }
+        )
+    return {"name": cls.name, "options": options, "paper": cls.paper, "calls": cls.calls, "depth": cls.depth}
+
+
+@main.command()
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON array of {name, options, paper, calls, depth}."
+)
+@_plainly
+def strategies(as_json: bool) -> None:
+    """List the strategies with their options, cost and paper."""
+    found, broken = [], []
+    for name in strategy_names():
+        try:
+            found.append(described(strategy_class(name)))
+        except VeridicalError as error:
+            broken.append(error.message)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _show_strategies(found)
+    for message in broken:
+        click.echo(f"veridical: {message}", err=True)
+
+
+def _show_strategies(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        click.secho(each["name"], bold=True)
+        click.echo(f"  {each['paper']}\n  calls: {each['calls']}\n  depth: {each['depth']}")
+        for option in each["options"]:
+            choices = f" ({' | '.join(map(str, option['choices']))})" if option["choices"] else ""
+            click.echo(f"  {option['name']}={option['default']}{choices}: {option['description']}")
+
+
+@main.command()
+@click.argument("question")
+@click.option("--strategy", help="Strategy expression, such as cove(variant=factored).")
+@click.option("--model", help="Model; default: the first that the server lists.")
+@click.option("--url", envvar="VERIDICAL_BASE_URL", default=DEFAULT_URL, show_default=True, help="API root.")
+@click.option(
+    "--trace", type=click.Choice(["summary", "full"]), default="summary", help="full adds every step."
+)
+@_plainly
+def ask(question: str, strategy: str | None, model: str | None, url: str, trace: str) -> None:
+    """Ask a running proxy; shows the steps, the answer, the claims with verdicts and the cost."""
+    from veridical.middleware.client import Client
+
+    client = Client(url.rstrip("/"), os.environ.get("VERIDICAL_API_KEY"))
+    asyncio.run(_ask(client, question, model, strategy, trace))
+
+
+async def _ask(client: Any, question: str, model: str | None, strategy: str | None, trace: str) -> None:
+    from rich.console import Console
+
+    screen, progress = Console(), Console(stderr=True)
+    model = model or await client.first_model()
+    trail: dict[str, Any] = {}
+    usage: dict[str, Any] = {}
+    with progress.status(f"Asking {model} …") as status:
+        async for piece in client.ask(question, model, strategy, trace):
+            if piece.step:
+                progress.print(piece.step.strip(), style="dim", markup=False)
+                status.update(piece.step.strip().replace("[", "\\["))
+            if piece.text:
+                status.stop()
+                screen.print(piece.text, end="", markup=False, highlight=False)
+            trail, usage = piece.trail or trail, piece.usage or usage
+    screen.print()
+    _show_trail(screen, trail, usage)
+    if trace == "full":
+        screen.print_json(data=trail.get("steps", []))
+
+
+def _show_trail(screen: Any, trail: dict[str, Any], usage: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    if claims := trail.get("claims"):
+        table = Table("claim", "verdict", "question", "answer", title="Checks")
+        for claim in claims:
+            cells = (
+                claim["text"],
+                claim["verdict"] or "-",
+                claim["question"] or "",
+                claim["answer"] or "(none)",
+            )
+            table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+        screen.print(table)
+    for note in trail.get("notes", ()):
+        screen.print(f"note: {note}", markup=False)
+    tokens = f"{usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)} tokens"
+    calls = f"{trail.get('calls', '?')} calls (depth {trail.get('depth', '?')})"
+    cost = f"{calls}, {tokens}, {trail.get('seconds', '?')} s"
+    screen.print(f"{trail.get('strategy', '?')}: {trail.get('status', '?')} · {cost}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""From settings to live objects: the connection pool, the backends, the router."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+from veridical.middleware.backends.engines import EngineProcess, EngineSpec
+from veridical.middleware.backends.local import local_engine, vllm_engine
+from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.config import (
+    HttpBackendSettings,
+    LangChainBackendSettings,
+    LocalBackendSettings,
+    Settings,
+    VllmBackendSettings,
+)
+from veridical.middleware.routing import Mounted, Router
+from veridical.strategies.errors import ConfigError
+from veridical.strategies.registry import BUILT_IN, strategy_from
+
+
+class Assembly:
+    """Everything that serves requests; built from settings, then opened and closed once.
+
+    Raises:
+        ConfigError: a strategy, a key variable or an engine that the settings name is not there.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engines: list[EngineProcess] = []
+        self._session: aiohttp.ClientSession | None = None
+        self.client_keys = [secret(name) for name in settings.auth.client_keys_env]
+        strategy_from(settings.default_strategy)
+        self.advertised = (
+            [name for name in BUILT_IN if name != "direct"]
+            if settings.advertise is None
+            else [str(strategy_from(expression)) for expression in settings.advertise]
+        )
+        self.router = Router([self._mount(name) for name in settings.backends])
+
+    @property
+    def forwards_credentials(self) -> bool:
+        """Whether a client's own credentials may reach a backend: never where it has one of our keys."""
+        return not self.client_keys
+
+    def session(self) -> aiohttp.ClientSession:
+        """The one connection pool, made on first use inside the running loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("User-Agent", "Accept"),
+            )
+        return self._session
+
+    async def open(self) -> None:
+        """Start the supervised engines; returns before they are ready."""
+        for engine in self.engines:
+            await engine.start()
+
+    async def close(self) -> None:
+        """Stop the engines and close the connections."""
+        for engine in self.engines:
+            await engine.stop()
+        if self._session is not None:
+            await self._session.close()
+
+    def _mount(self, name: str) -> Mounted:
+        match self.settings.backends[name]:
+            case HttpBackendSettings() as http:
+                return self._mount_http(name, http)
+            case LangChainBackendSettings() as chain:
+                return _mount_langchain(name, chain)
+            case LocalBackendSettings() | VllmBackendSettings() as engine:
+                return self._mount_engine(name, engine)
+
+    def _mount_http(self, name: str, settings: HttpBackendSettings) -> Mounted:
+        backend = OpenAIBackend(
+            self.session,
+            _constantly(settings.base_url),
+            api_key=secret(settings.api_key_env) if settings.api_key_env else None,
+            forwards_authorization=settings.api_key_env is None and self.forwards_credentials,
+            supports={"json_schema"} if settings.json_schema else set(),
+            refuse=settings.refuse,
+            rename=settings.rename,
+            connect_timeout_s=settings.connect_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
+            max_response_bytes=settings.max_response_bytes,
+        )
+        return Mounted(name, backend, _names(settings.models) if settings.models else None, backend)
+
+    def _mount_engine(self, name: str, settings: LocalBackendSettings | VllmBackendSettings) -> Mounted:
+        served = name if isinstance(settings, LocalBackendSettings) else settings.served_as or name
+        engine = EngineProcess(_engine_spec(served, settings))
+        self.engines.append(engine)
+        backend = OpenAIBackend(
+            self.session, lambda: engine.base_url, supports={"json_schema", "schema_lengths"}
+        )
+        return Mounted(name, backend, {served: served}, backend, engine.ready, lambda: engine.is_ready)
+
+
+def _engine_spec(served: str, settings: LocalBackendSettings | VllmBackendSettings) -> EngineSpec:
+    log_file = Path(settings.log).expanduser()
+    if isinstance(settings, LocalBackendSettings):
+        return local_engine(
+            settings.model,
+            log_file=log_file,
+            alias=served,
+            slots=settings.slots,
+            context=settings.context,
+            threads=settings.threads,
+            start_timeout_s=settings.start_timeout_s,
+        )
+    return vllm_engine(
+        settings.model,
+        log_file=log_file,
+        command=[word.replace("{model}", settings.model) for word in settings.command],
+        args=["--served-model-name", served, *settings.args],
+        env=settings.env,
+        start_timeout_s=settings.start_timeout_s,
+    )
+
+
+def _mount_langchain(name: str, settings: LangChainBackendSettings) -> Mounted:
+    from veridical.middleware.backends.langchain import LangChainBackend
+
+    backend = LangChainBackend(
+        settings.model_class,
+        settings.kwargs,
+        supports={"json_schema"} if settings.json_schema else set(),
+        refuse=settings.refuse,
+        rename=settings.rename,
+    )
+    return Mounted(name, backend, _names(settings.models))
+
+
+def _names(models: dict[str, str] | tuple[str, ...]) -> dict[str, str]:
+    return models if isinstance(models, dict) else {model: model for model in models}
+
+
+def _constantly(url: str) -> Callable[[], str]:
+    return lambda: url
+
+
+def secret(variable: str) -> str:
+    """The secret in an environment variable.
+
+    Raises:
+        ConfigError: it is not set; names the variable, never a value.
+    """
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise ConfigError(f"The environment variable {variable} is not set, and the configuration needs it.")
+    return value

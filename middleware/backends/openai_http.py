@@ -1,0 +1,260 @@
+"""Any OpenAI-compatible server over HTTP, on the process's one aiohttp pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+
+from veridical.middleware.sse import EventReader
+from veridical.strategies.backend import ChatRequest
+from veridical.strategies.errors import (
+    BackendError,
+    BackendFailed,
+    BackendRateLimited,
+    BackendRefused,
+    BackendTimeout,
+    BackendUnreachable,
+)
+from veridical.strategies.reply import Ending, Reply
+from veridical.strategies.types import Answer, Delta, Params, Usage
+
+#: Top-level fields of a completion that we make ourselves; the others are passed on.
+OURS = frozenset({"id", "object", "created", "model", "choices", "usage", "timings", "veridical"})
+
+
+@dataclass
+class OpenAIBackend:
+    """Speaks chat completions to `base_url()`, which may change when a supervised engine restarts.
+
+    `supports` loses a member when the server turns out not to have it. `api_key` replaces the
+    client's Authorization; without it the client's is forwarded if `forwards_authorization`.
+    """
+
+    session: Callable[[], aiohttp.ClientSession]
+    base_url: Callable[[], str]
+    api_key: str | None = field(default=None, repr=False)
+    forwards_authorization: bool = False
+    supports: set[str] = field(default_factory=lambda: {"json_schema"})
+    refuse: tuple[str, ...] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 300.0
+    max_response_bytes: int = 64_000_000
+
+    def adapted(self, params: Params) -> Params:
+        """A strategy's own parameters as this server takes them."""
+        return {self.rename.get(k, k): v for k, v in params.items() if k not in self.refuse}
+
+    async def chat(self, request: ChatRequest) -> Reply:
+        """Ask for one chat completion; a stream is returned once its status is known."""
+        body: dict[str, Any] = {**request.params, "model": request.model, "messages": request.messages}
+        if request.stream:
+            options = request.params.get("stream_options") or {}
+            body |= {"stream": True, "stream_options": {**options, "include_usage": True}}
+        response = await self.send("POST", "/chat/completions", serialised(body), request.headers)
+        try:
+            if response.status >= 400:
+                raise await self.refusal(response)
+            if request.stream:
+                return Reply(self._stream(response))
+            return Reply.of(_answer(await self.read(response)))
+        except BaseException:
+            response.close()
+            raise
+
+    async def send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return its response, status known and body still to be read.
+
+        Raises:
+            BackendTimeout: no connection or no byte in time.
+            BackendUnreachable: no connection.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s
+        )
+        async with network_errors():
+            return await self.session().request(
+                method,
+                self.base_url() + path,
+                data=body,
+                headers=self.headers(headers),
+                timeout=timeout,
+                allow_redirects=False,
+            )
+
+    def headers(self, client: Mapping[str, str]) -> dict[str, str]:
+        """What the server gets to see of the client's headers, with its own key if we hold one."""
+        sent = {name: value for name, value in client.items() if name != "authorization"}
+        sent |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self.api_key:
+            sent["Authorization"] = f"Bearer {self.api_key}"
+        elif self.forwards_authorization and "authorization" in client:
+            sent["Authorization"] = client["authorization"]
+        return sent
+
+    async def models(self, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The server's model objects.
+
+        Raises:
+            BackendError: it has no list, or does not answer.
+        """
+        response = await self.send("GET", "/models", None, headers)
+        async with response:
+            if response.status >= 400:
+                raise await self.refusal(response)
+            found = await self.read(response)
+        listed = found.get("data")
+        if not isinstance(listed, list):
+            raise BackendFailed("The backend's /models is no model list.")
+        return [model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def read(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+        """A JSON object from a bounded body.
+
+        Raises:
+            BackendFailed: it is too large or no JSON object.
+        """
+        parts: list[bytes] = []
+        size = 0
+        async with network_errors():
+            async for part in response.content.iter_any():
+                size += len(part)
+                if size > self.max_response_bytes:
+                    response.close()
+                    raise BackendFailed(f"The backend's answer is over {self.max_response_bytes} bytes.")
+                parts.append(part)
+        try:
+            found = orjson.loads(b"".join(parts))
+        except orjson.JSONDecodeError:
+            raise BackendFailed("The backend's answer is not JSON.") from None
+        if not isinstance(found, dict):
+            raise BackendFailed("The backend's answer is not a JSON object.")
+        return found
+
+    async def refusal(self, response: aiohttp.ClientResponse) -> BackendError:
+        """The error that an answer of 400 or above stands for; our key is taken out of its text."""
+        status, retry_after = response.status, response.headers.get("Retry-After")
+        try:
+            found = (await self.read(response)).get("error")
+        except BackendFailed:
+            found = None
+        body = self.redacted(found) if isinstance(found, Mapping) else None
+        message = body.get("message") if body else self.redacted(found) if isinstance(found, str) else None
+        words = message if isinstance(message, str) and message else f"The backend answered {status}."
+        kind = BackendFailed if status >= 500 else BackendRateLimited if status == 429 else BackendRefused
+        return kind(words, status=status, body=body, retry_after=retry_after)
+
+    def redacted(self, value: Any) -> Any:
+        """`value` without our key in any text: a backend's error may quote it."""
+        if not self.api_key:
+            return value
+        text = orjson.dumps(value).replace(orjson.dumps(self.api_key)[1:-1], b"[key]")
+        return orjson.loads(text)
+
+    async def _stream(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Delta | Ending, None]:
+        reader = EventReader(self.max_response_bytes)
+        finished = done = False
+        try:
+            while not done:
+                chunk = await _next(response)
+                for data in reader.feed(chunk) if chunk else reader.end():
+                    if data == b"[DONE]":
+                        done = True
+                        break
+                    for item in self._items(data):
+                        finished |= isinstance(item, Delta) and item.finish_reason is not None
+                        yield item
+                if not chunk:
+                    break
+            if not (finished or done):
+                raise BackendFailed("The backend's stream ended before its answer was complete.")
+            if done:
+                await _drained(response)
+        finally:
+            response.close()  # after the end this gives the connection back to the pool
+
+    def _items(self, data: bytes) -> list[Delta | Ending]:
+        """The deltas and endings of one event's data."""
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise BackendFailed("The backend sent an event that is not JSON.") from None
+        if not isinstance(chunk, dict):
+            raise BackendFailed("The backend sent an event that is no chunk.")
+        if error := chunk.get("error"):
+            found = self.redacted(error)
+            words = found.get("message") if isinstance(found, dict) else found
+            raise BackendFailed(f"The backend's stream broke off: {words}")
+        items: list[Delta | Ending] = []
+        for choice in chunk.get("choices") or ():
+            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+                fields = choice.get("delta")
+                items.append(
+                    Delta(
+                        fields if isinstance(fields, dict) else {},
+                        choice.get("finish_reason"),
+                        choice.get("logprobs"),
+                    )
+                )
+        usage = chunk.get("usage")
+        envelope = {key: value for key, value in chunk.items() if key not in OURS and value is not None}
+        if usage or envelope:
+            items.append(Ending(Usage.from_wire(usage) if usage else None, envelope))
+        return items
+
+
+async def _next(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of a body; empty at its end."""
+    async with network_errors():
+        return await response.content.readany()
+
+
+async def _drained(response: aiohttp.ClientResponse) -> None:
+    """Wait a moment for the body to end behind [DONE], so that its connection can be used again."""
+    with suppress(TimeoutError, BackendError):
+        async with asyncio.timeout(0.1):
+            while await _next(response):
+                pass
+
+
+def serialised(body: Mapping[str, Any]) -> bytes:
+    """A request body as JSON bytes."""
+    return orjson.dumps(body)
+
+
+def _answer(found: Mapping[str, Any]) -> Answer:
+    """The answer in a chat completion's first choice."""
+    choices = found.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise BackendFailed("The backend's answer is no chat completion.")
+    usage = found.get("usage")
+    return Answer(
+        message,
+        choice.get("finish_reason") or "stop",
+        choice.get("logprobs"),
+        Usage.from_wire(usage) if isinstance(usage, Mapping) else None,
+        {key: value for key, value in found.items() if key not in OURS},
+    )
+
+
+@asynccontextmanager
+async def network_errors() -> AsyncIterator[None]:
+    """Turn aiohttp's and the socket's errors into ours; addresses stay out of the message."""
+    try:
+        yield
+    except (aiohttp.ConnectionTimeoutError, aiohttp.SocketTimeoutError, TimeoutError) as error:
+        raise BackendTimeout("The backend did not answer in time.") from error
+    except aiohttp.ClientConnectorError as error:
+        raise BackendUnreachable("The backend cannot be reached.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise BackendFailed(f"The connection to the backend broke ({type(error).__name__}).") from error

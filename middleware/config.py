@@ -1,0 +1,299 @@
+"""The configuration: one frozen `Settings`, read once from veridical.toml, the environment and flags.
+
+Unknown keys are errors that name the nearest key. Secrets are given by the *name* of an
+environment variable and are read when the backend that needs one is built.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from veridical.strategies.budget import Limits
+from veridical.strategies.errors import ConfigError, suggestion
+
+#: These belong to clients (inspect_ai's `openai-api/veridical/…` provider) or to other commands.
+CLIENT_VARIABLES = frozenset({"VERIDICAL_BASE_URL", "VERIDICAL_API_KEY", "VERIDICAL_DATA"})
+#: Short names for what is set most often, beside the general VERIDICAL_SECTION_KEY.
+SHORT_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "VERIDICAL_LOCAL_MODEL": ("backends", "local", "model"),
+    "VERIDICAL_HOST": ("server", "host"),
+    "VERIDICAL_PORT": ("server", "port"),
+}
+
+
+class Section(pydantic.BaseModel):
+    """A part of the configuration: frozen, and strict about its keys."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """How the proxy listens and answers."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(20_000_000, ge=1_000, description="Largest request body, in bytes.")
+    heartbeat_s: float = Field(
+        5.0, gt=0, le=300, description="Seconds between SSE comments while a stream has nothing to say."
+    )
+    max_n: int = Field(16, ge=1, le=128, description="Largest `n` with a strategy; each choice is a run.")
+    shutdown_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level to log.")
+
+
+class BudgetSettings(Section):
+    """What one request may spend. A request can lower these for itself, never raise them."""
+
+    max_calls: int = Field(Limits.max_calls, ge=1, description="Backend calls.")
+    max_tokens: int = Field(
+        Limits.max_tokens, ge=1, description="Tokens, prompt and completion, of all calls."
+    )
+    deadline_s: float = Field(Limits.deadline_s, gt=0, description="Seconds of wall time.")
+
+
+class AuthSettings(Section):
+    """Who may use the proxy."""
+
+    client_keys_env: tuple[str, ...] = Field(
+        (),
+        description="Environment variables that each hold one client key; none = open to all who reach it.",
+    )
+
+
+class HttpBackendSettings(Section):
+    """Any OpenAI-compatible server."""
+
+    type: Literal["http"] = Field("http", description="Kind of backend.")
+    base_url: str = Field(description="The server's API root, usually ending in /v1.")
+    api_key_env: str | None = Field(
+        None, description="Environment variable with its key; without it the client's own is forwarded."
+    )
+    models: dict[str, str] | tuple[str, ...] = Field(
+        (), description="Names to serve, or a table from our name to its; empty = ask its /v1/models."
+    )
+    refuse: tuple[str, ...] = Field(
+        (), description="Parameters that it refuses: a strategy's own calls leave them out."
+    )
+    rename: dict[str, str] = Field(
+        {}, description="Parameters that it calls otherwise, in a strategy's own calls."
+    )
+    json_schema: bool = Field(True, description="Whether it takes response_format json_schema.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout_s: float = Field(
+        300.0, gt=0, description="Seconds without a byte before a call is given up."
+    )
+    max_response_bytes: int = Field(
+        64_000_000, ge=1_000, description="Largest answer or SSE event that is read into memory."
+    )
+
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+
+class LocalBackendSettings(Section):
+    """The embedded engine: llama.cpp in a child process (extra `local`)."""
+
+    type: Literal["local"] = Field("local", description="Kind of backend.")
+    model: str | None = Field(
+        None, description="Path of a GGUF file; none = the small one that is installed."
+    )
+    slots: int = Field(4, ge=1, le=64, description="Requests that the engine works on at once.")
+    context: int = Field(8192, ge=512, description="Tokens of context that a request may fill.")
+    threads: int | None = Field(None, ge=1, description="Threads of the engine; none = one a core.")
+    log: str = Field("~/.local/state/veridical/local.log", description="File for the engine's output.")
+    start_timeout_s: float = Field(180.0, gt=0, description="Seconds that the engine gets to become ready.")
+
+
+class VllmBackendSettings(Section):
+    """A vLLM server that the proxy starts and supervises (extra `vllm`, or an environment of its own)."""
+
+    type: Literal["vllm"] = Field("vllm", description="Kind of backend.")
+    model: str = Field(description="Model folder or hub name.")
+    served_as: str | None = Field(None, description="Name that clients use; none = the key of this table.")
+    command: tuple[str, ...] = Field(
+        (), description="Command that starts it, {model} and {port} filled in; none = vllm serve MODEL."
+    )
+    args: tuple[str, ...] = Field((), description="Further arguments.")
+    env: dict[str, str] = Field({}, description="Environment variables to set for it.")
+    log: str = Field("~/.local/state/veridical/vllm.log", description="File for the engine's output.")
+    start_timeout_s: float = Field(600.0, gt=0, description="Seconds that the engine gets to become ready.")
+
+
+class LangChainBackendSettings(Section):
+    """Any langchain-core chat model, by import string."""
+
+    type: Literal["langchain"] = Field("langchain", description="Kind of backend.")
+    model_class: str = Field(description="Import string, such as langchain_anthropic:ChatAnthropic.")
+    kwargs: dict[str, Any] = Field(
+        {}, description="Arguments of the class; NAME_env gives NAME from an environment variable."
+    )
+    models: dict[str, str] | tuple[str, ...] = Field(
+        description="Names to serve, or a table from our name to the class's `model` argument."
+    )
+    json_schema: bool = Field(False, description="Whether it takes response_format json_schema.")
+    refuse: tuple[str, ...] = Field((), description="Parameters that a strategy's own calls leave out.")
+    rename: dict[str, str] = Field({}, description="Parameters that it calls otherwise.")
+
+
+BackendSettings = Annotated[
+    HttpBackendSettings | LocalBackendSettings | VllmBackendSettings | LangChainBackendSettings,
+    Field(discriminator="type"),
+]
+
+
+class Settings(Section):
+    """Everything that can be configured."""
+
+    default_strategy: str = Field("direct", description="What a bare model name gets.")
+    advertise: tuple[str, ...] | None = Field(
+        None, description="Strategies that /v1/models lists with each model; none = all that are built in."
+    )
+    server: ServerSettings = ServerSettings()
+    budget: BudgetSettings = BudgetSettings()
+    auth: AuthSettings = AuthSettings()
+    roles: dict[str, str] = Field(
+        {}, description="Models for roles, such as verifier; others use the request's."
+    )
+    backends: dict[str, BackendSettings] = Field(
+        default_factory=lambda: dict[str, BackendSettings](local=LocalBackendSettings()),
+        description="Backends by name.",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """The budget as the strategies know it."""
+        return Limits(self.budget.max_calls, self.budget.max_tokens, self.budget.deadline_s)
+
+
+def load_settings(
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings: file, then environment, then `overrides` (flags), each over the last.
+
+    Without `path`, veridical.toml in the working directory is read if it is there.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, a key is unknown, a value does not fit.
+    """
+    environment = os.environ if environment is None else environment
+    chosen = path or (Path("veridical.toml") if Path("veridical.toml").is_file() else None)
+    values = _read_toml(chosen) if chosen else {}
+    _merge(values, _from_environment(environment, values))
+    _merge(values, overrides or {})
+    for name, backend in (values.get("backends") or {}).items():
+        if isinstance(backend, dict) and "type" not in backend:
+            backend["type"] = "local" if name == "local" else "http"
+    try:
+        return Settings.model_validate(values)
+    except pydantic.ValidationError as wrong:
+        where = f"{chosen}: " if chosen else ""
+        raise ConfigError(where + "; ".join(_explained(error) for error in wrong.errors())) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _from_environment(environment: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from VERIDICAL_* variables: the short names, and VERIDICAL_SECTION_KEY."""
+    known = {**SHORT_VARIABLES, **{_variable(path): path for path in setting_paths()}}
+    named_by_config = {text for text in _texts(values) if text.startswith("VERIDICAL_")}
+    found: dict[str, Any] = {}
+    has_local = "local" in values.get("backends", {"local": {}})
+    for name in sorted(n for n in environment if n.startswith("VERIDICAL_")):
+        if name == "VERIDICAL_LOCAL_MODEL" and not has_local:
+            continue  # it names the embedded engine's model; it does not add that engine
+        if name in known:
+            _put(found, known[name], environment[name])
+        elif name not in CLIENT_VARIABLES | named_by_config | {"VERIDICAL_CONFIG"}:
+            print(f"veridical: {name} is no setting.{suggestion(name, known)}", file=sys.stderr)  # noqa: T201
+    return found
+
+
+def _put(found: dict[str, Any], path: tuple[str, ...], value: str) -> None:
+    *parents, key = path
+    for parent in parents:
+        found = found.setdefault(parent, {})
+    found[key] = value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return "_".join(("VERIDICAL", *path)).upper()
+
+
+def setting_paths() -> list[tuple[str, ...]]:
+    """Every scalar setting outside the backends, as a path of keys."""
+    sections: dict[str, type[Section]] = {"server": ServerSettings, "budget": BudgetSettings}
+    return [
+        ("default_strategy",),
+        *((name, key) for name, section in sections.items() for key in section.model_fields),
+    ]
+
+
+def _explained(error: Any) -> str:
+    """One validation error in words; an unknown key gets its nearest neighbours."""
+    path = [str(part) for part in error["loc"] if part not in ("http", "local", "vllm", "langchain")]
+    where = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {where!r}.{suggestion(path[-1], _siblings(error['loc']))}"
+    return f"{where or 'the file'}: {error['msg']}"
+
+
+def _siblings(location: tuple[Any, ...]) -> list[str]:
+    """The keys that were possible where an unknown one stands."""
+    match location[:-1]:
+        case ():
+            return list(Settings.model_fields)
+        case ("backends", _, kind):
+            return list(_BACKENDS[kind].model_fields)
+        case (section, *_):
+            found = Settings.model_fields[section].annotation
+            return list(getattr(found, "model_fields", {}))
+    return []
+
+
+_BACKENDS: Mapping[str, type[Section]] = {
+    "http": HttpBackendSettings,
+    "local": LocalBackendSettings,
+    "vllm": VllmBackendSettings,
+    "langchain": LangChainBackendSettings,
+}

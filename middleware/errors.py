@@ -1,0 +1,111 @@
+"""Errors become HTTP here and nowhere else, in OpenAI's shape: {"error": {message, type, param, code}}."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from veridical.strategies.errors import (
+    BackendError,
+    BackendFailed,
+    BackendRateLimited,
+    BackendRefused,
+    BackendTimeout,
+    BackendUnreachable,
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    UnparsableOutput,
+    VeridicalError,
+)
+
+log = logging.getLogger("veridical")
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request body is over `server.max_body_bytes`."""
+
+    code = "request_too_large"
+
+
+class Unauthorized(VeridicalError):
+    """The request carries no valid client key."""
+
+    code = "invalid_api_key"
+
+
+class ClientDisconnected(Exception):
+    """The client went away: there is nobody to answer."""
+
+
+STATUS: Mapping[type[VeridicalError], int] = {
+    BodyTooLarge: 413,
+    InvalidRequest: 400,
+    Unauthorized: 401,
+    NotFound: 404,
+    BackendRefused: 502,  # its own status is passed on where it had one
+    BackendRateLimited: 429,
+    BackendFailed: 502,
+    BackendUnreachable: 502,
+    BackendTimeout: 504,
+    UnparsableOutput: 502,
+    DeadlineExceeded: 504,
+    BudgetExceeded: 503,
+    ConfigError: 500,
+    VeridicalError: 500,
+}
+
+
+def status_of(error: VeridicalError) -> int:
+    """The HTTP status of an error: a backend's own 4xx where it had one, else the table's."""
+    if isinstance(error, BackendRefused) and error.status:
+        return error.status
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def error_type(status: int) -> str:
+    """OpenAI's `type` for a status."""
+    match status:
+        case 401:
+            return "authentication_error"
+        case 403:
+            return "permission_error"
+        case 429:
+            return "rate_limit_error"
+        case _ if status < 500:
+            return "invalid_request_error"
+    return "api_error"
+
+
+def error_object(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """Status and `error` object for anything that went wrong; a backend's own 4xx object is passed on.
+
+    What is no `VeridicalError` is a fault of ours: logged here, told to the client without detail.
+    """
+    if not isinstance(error, VeridicalError):
+        log.error("unexpected %s", type(error).__name__, exc_info=error)
+        return 500, _object("The proxy failed on this request.", 500, None, "internal_error")
+    status = status_of(error)
+    if isinstance(error, BackendError) and error.body and status < 500:
+        return status, {**_object(error.message, status, None, error.code), **error.body}
+    return status, _object(error.message, status, error.param, error.code)
+
+
+def _object(message: str, status: int, param: str | None, code: str) -> dict[str, Any]:
+    return {"message": message, "type": error_type(status), "param": param, "code": code}
+
+
+def error_response(error: BaseException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of the answer to a failed request."""
+    status, found = error_object(error)
+    headers = [(b"content-type", b"application/json")]
+    if isinstance(error, BackendError) and error.retry_after and error.retry_after.isprintable():
+        headers.append((b"retry-after", error.retry_after.encode("latin-1", "replace")))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return status, headers, orjson.dumps({"error": found})

@@ -1,0 +1,263 @@
+"""The chat endpoint ahead of FastAPI: `direct` is relayed as bytes, everything else goes on inside.
+
+A relayed answer is the backend's own bytes; our id and the backend's name stand in headers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import aiohttp
+
+from veridical.middleware.assembly import Assembly
+from veridical.middleware.backends.openai_http import OpenAIBackend, network_errors, serialised
+from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object
+from veridical.middleware.pipeline import Run
+from veridical.middleware.protocol import (
+    OWN_FIELDS,
+    STRATEGY_HEADER,
+    ChatBody,
+    check_for_strategy,
+    read_body,
+)
+from veridical.middleware.responding import (
+    EventStream,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    respond_error,
+    respond_whole,
+    until_gone,
+)
+from veridical.middleware.routing import Route
+from veridical.middleware.sse import event
+from veridical.strategies.base import Strategy
+from veridical.strategies.errors import BackendError, BackendFailed, VeridicalError
+from veridical.strategies.expression import parse_expression
+from veridical.strategies.registry import build_strategy
+
+CHAT_PATH = "/v1/chat/completions"
+#: Of one hop or of this server; never forwarded, in neither direction.
+_HOP = frozenset(
+    [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "content-length",
+        "accept-encoding",
+        "content-encoding",
+        "expect",
+        "cookie",
+        "set-cookie",
+        "server",
+        "date",
+    ]
+)
+#: Credentials: forwarded only where the client's own are wanted.
+_CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A chat request on its way inside: read, routed, its strategy known."""
+
+    id: str
+    request: ChatBody
+    route: Route
+    strategy: Strategy
+    headers: Mapping[str, str]
+
+
+class Passthrough:
+    """Wraps the app. Reads chat requests, relays the direct ones, hands the others in as `ChatCall`."""
+
+    def __init__(self, app: Any, assembly: Assembly) -> None:
+        self.app, self.assembly = app, assembly
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        if scope["type"] != "http" or scope["path"] != CHAT_PATH or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        request_id = os.urandom(12).hex()
+        headers: Headers = [(b"x-veridical-id", request_id.encode())]
+        try:
+            raw = await read_request_body(scope, receive, self.assembly.settings.server.max_body_bytes)
+            call = await self._understand(request_id, raw, scope)
+            headers.append((b"x-veridical-backend", call.route.mounted.name.encode()))
+            http = call.route.mounted.http
+            if http and relayable(call):
+                await until_gone(receive, relay(http, call, raw, headers, send))
+            else:
+                scope.setdefault("state", {})["chat"] = call
+                await self.app(scope, receive, send)
+        except ClientDisconnected:
+            return
+        except VeridicalError as error:
+            await respond_error(error, headers, send)
+
+    async def _understand(self, request_id: str, raw: bytes, scope: Scope) -> ChatCall:
+        found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request = read_body(raw, found.get(STRATEGY_HEADER))
+        headers = forwarded(found, self.assembly.forwards_credentials)
+        route = await self.assembly.router.resolve(request.model, headers)
+        if request.asked is not None:
+            strategy = build_strategy(request.asked)
+        else:
+            strategy = built(route.suffix or self.assembly.settings.default_strategy)
+        return ChatCall(request_id, request, route, strategy, headers)
+
+
+@lru_cache(maxsize=256)
+def built(expression: str) -> Strategy:
+    """The strategy of an expression; the same text is read once."""
+    return build_strategy(parse_expression(expression))
+
+
+def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
+    """The client's headers as a backend may see them."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in _HOP
+        and name != "content-type"
+        and not name.startswith("x-veridical-")
+        and (credentials or name not in _CREDENTIALS)
+    }
+
+
+async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole request body.
+
+    Raises:
+        BodyTooLarge: it is, or claims to be, over `limit` bytes.
+        ClientDisconnected: the client left while sending.
+    """
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"The request body is over {limit} bytes.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLarge(f"The request body is over {limit} bytes.")
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def relayable(call: ChatCall) -> bool:
+    """Whether bytes can go through as they are: nothing to check, to tell or to wait for."""
+    return (
+        str(call.strategy) == "direct"
+        and call.request.controls.trace in (None, "none")
+        and call.route.mounted.is_ready()
+    )
+
+
+def relayed_body(call: ChatCall, raw: bytes) -> bytes:
+    """The body for the backend: the client's bytes, unless a name or a field of ours must change."""
+    body = call.request.body
+    if body["model"] == call.route.model and not any(field in body for field in OWN_FIELDS):
+        return raw
+    kept = {key: value for key, value in body.items() if key not in OWN_FIELDS}
+    return serialised({**kept, "model": call.route.model})
+
+
+async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Headers, send: Send) -> None:
+    """Send the request on and the answer back, unparsed.
+
+    Raises:
+        BackendError: no answer began; nothing has been sent.
+    """
+    response = await http.send("POST", "/chat/completions", relayed_body(call, raw), call.headers)
+    try:
+        if response.status >= 400 and http.api_key:
+            raise await http.refusal(response)
+        streams = response.content_type == "text/event-stream"
+        passed = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in response.headers.items()
+            if name.lower() not in _HOP
+        ]
+        if response.content_length is not None:
+            passed.append((b"content-length", str(response.content_length).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
+        await _relay_content(response, streams, send)
+    finally:
+        response.close()
+
+
+async def _relay_content(response: aiohttp.ClientResponse, streams: bool, send: Send) -> None:
+    """The body as it comes. A stream that breaks ends in an error event, a body that breaks in a
+    broken connection: neither looks complete."""
+    tail = b""
+    try:
+        while True:
+            async with network_errors():
+                chunk = await response.content.readany()
+            if not chunk:
+                break
+            tail = (tail + chunk)[-4096:] if streams else b""
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if streams and b"[DONE]" not in tail and b'"finish_reason":"' not in tail.replace(b" ", b""):
+            raise BackendFailed("The backend's stream ended before its answer was complete.")
+    except BackendError as error:
+        if not streams:
+            raise ConnectionAbortedError("the backend's answer broke off") from error
+        _, found = error_object(error)
+        await send({"type": "http.response.body", "body": b"\n\n" + event({"error": found})})
+        return
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def answer(call: ChatCall, assembly: Assembly, receive: Receive, send: Send) -> None:
+    """Run a call's strategy and send its answer, streamed or whole, or its error."""
+    headers: Headers = [
+        (b"x-veridical-id", call.id.encode()),
+        (b"x-veridical-backend", call.route.mounted.name.encode()),
+    ]
+    direct = str(call.strategy) == "direct"
+    try:
+        if not direct:
+            check_for_strategy(call.request, assembly.settings.server.max_n)
+        roles = {
+            name: await assembly.router.resolve(m, call.headers)
+            for name, m in assembly.settings.roles.items()
+        }
+        traced = not direct or call.request.controls.trace is not None
+        run = Run(
+            call.id,
+            call.request,
+            call.route,
+            call.strategy,
+            assembly.settings.limits,
+            call.headers,
+            roles,
+            traced,
+        )
+        if call.request.stream:
+            stream = EventStream(run, headers, send, assembly.settings.server.heartbeat_s)
+            await until_gone(receive, stream())
+        else:
+            await until_gone(receive, respond_whole(run, headers, send))
+    except ClientDisconnected:
+        return
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+        await respond_error(error, headers, send)

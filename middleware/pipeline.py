@@ -1,0 +1,231 @@
+"""One request through its strategy: n independent choices, within limits, degrading when they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from veridical.middleware.protocol import ChatBody
+from veridical.middleware.retrying import Retrying
+from veridical.middleware.routing import Route
+from veridical.strategies.base import Context, Strategy
+from veridical.strategies.budget import Budget, Limits
+from veridical.strategies.errors import (
+    BackendError,
+    BudgetExceeded,
+    DeadlineExceeded,
+    UnparsableOutput,
+    VeridicalError,
+)
+from veridical.strategies.llm import LLM
+from veridical.strategies.reply import Reply
+from veridical.strategies.trace import Trace
+from veridical.strategies.types import Answer, Conversation, Delta, Status
+
+#: What a strategy may run into and still have a draft to fall back on.
+FAILURES = (BackendError, UnparsableOutput)
+
+
+@dataclass
+class Choice:
+    """One of a request's n answers: its trace, and its reply once the strategy has returned one."""
+
+    index: int
+    trace: Trace
+    reply: Reply | None = None
+
+
+@dataclass
+class Run:
+    """A request's work. Everything that it spends and finds is reached from here."""
+
+    id: str
+    request: ChatBody
+    route: Route
+    strategy: Strategy
+    limits: Limits
+    headers: Mapping[str, str]
+    roles: Mapping[str, Route] = field(default_factory=dict)
+    traced: bool = True
+
+    def __post_init__(self) -> None:
+        asked = self.request.controls.budget
+        self.budget = Budget(self.limits.lowered(asked.max_calls, asked.max_tokens, asked.deadline_s))
+        self.choices = [Choice(index, Trace()) for index in range(self.request.n)]
+        self.direct = str(self.strategy) == "direct"
+
+    def watch(self, on_progress: Callable[[int, str], None] | None, on_status: Callable[[], None]) -> None:
+        """Tell of each choice's steps in words, and of the first backend call that is accepted."""
+        for choice in self.choices:
+            choice.trace.on_status = on_status
+            if on_progress:
+                choice.trace.on_progress = _numbered(on_progress, choice.index)
+
+    def _context(self, choice: Choice) -> Context:
+        params = self.request.params
+        if not self.request.stream:
+            params.pop("stream_options", None)
+        roles = {name: self._llm(route, choice) for name, route in self.roles.items()}
+        return Context(self._llm(self.route, choice), params, self.request.stream, roles)
+
+    def _llm(self, route: Route, choice: Choice) -> LLM:
+        backend = route.mounted.backend
+        patient = backend if self.direct else Retrying(backend, self.budget)
+        return LLM(patient, route.model, self.budget, choice.trace, self.headers, choice.index)
+
+    async def _begin(self, choice: Choice) -> Reply:
+        await self.route.mounted.ready()
+        for route in self.roles.values():
+            await route.mounted.ready()
+        choice.reply = await self.strategy(Conversation(self.request.messages), self._context(choice))
+        return choice.reply
+
+    async def whole(self, choice: Choice) -> Answer:
+        """The choice's whole answer; the best draft where a limit or a failure ends the run.
+
+        Raises:
+            VeridicalError: there is no draft, or the request wants the error.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, self.budget.seconds_left)):
+                reply = await self._begin(choice)
+                return await reply.read()
+        except TimeoutError:
+            reply = self._degraded(choice, self._late())
+        except (BudgetExceeded, *FAILURES) as error:
+            reply = self._degraded(choice, error)
+        return await reply.read()
+
+    async def live(self, choice: Choice) -> AsyncGenerator[Delta, None]:
+        """The choice's deltas as they arrive. Until its first text a failure still gives the draft.
+
+        Raises:
+            VeridicalError: as `whole`, and whatever breaks once text has been passed on.
+        """
+        spoken = False
+        deltas: AsyncIterator[Delta] | None = None
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(max(0.0, self.budget.seconds_left)):
+                        if deltas is None:
+                            deltas = aiter(await self._begin(choice))
+                        delta = await anext(deltas, None)
+                except (TimeoutError, BudgetExceeded, *FAILURES) as error:
+                    failure = self._late() if isinstance(error, TimeoutError) else error
+                    if spoken:
+                        raise failure from None
+                    draft = self._degraded(choice, failure)
+                    break
+                if delta is None:
+                    return
+                spoken |= bool(delta.fields.get("content") or delta.fields.get("tool_calls"))
+                yield delta
+            async for delta in draft:
+                yield delta
+        finally:
+            if choice.reply:
+                await choice.reply.aclose()
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"The deadline of {self.budget.limits.deadline_s:g} s has passed.")
+
+    def _degraded(self, choice: Choice, error: VeridicalError) -> Reply:
+        """The latest draft in place of an answer that could not be finished, and why."""
+        wanted = self.request.controls
+        policy = wanted.on_limit if isinstance(error, BudgetExceeded) else wanted.on_failure
+        if policy == "error" or not choice.trace.drafts:
+            raise error
+        choice.trace.note(f"{error.code}: {error.message}")
+        choice.reply = choice.trace.drafts[-1].marked(Status.DEGRADED)
+        return choice.reply
+
+
+def _numbered(on_progress: Callable[[int, str], None], index: int) -> Callable[[str], None]:
+    return lambda words: on_progress(index, words)
+
+
+def worst(statuses: Sequence[Status]) -> Status:
+    """The status of a request with several choices: degraded if one is, verified if one was rewritten."""
+    order = (Status.DEGRADED, Status.VERIFIED, Status.UNCHANGED, Status.DIRECT)
+    return min(statuses, key=order.index, default=Status.DEGRADED)
+
+
+def traced(run: Run, level: str | None) -> dict[str, Any] | None:
+    """The answer's `veridical` object, as much of it as was asked for."""
+    if not run.traced or level == "none":
+        return None
+    traces = [choice.trace for choice in run.choices]
+    told = [_told(choice) for choice in run.choices]
+    report: dict[str, Any] = {
+        "id": run.id,
+        "strategy": str(run.strategy),
+        "status": worst([Status(each["status"]) for each in told]),
+        "calls": sum(len(trace.calls) for trace in traces),
+        "depth": max(trace.depth for trace in traces),
+        "seconds": round(max(trace.seconds for trace in traces), 3),
+        "usage_by_step": _by_step(traces),
+        "claims": told[0]["claims"] if len(told) == 1 else [],
+        "notes": list(dict.fromkeys(note for trace in traces for note in trace.notes)),
+    }
+    if len(told) > 1:
+        report["choices"] = told
+    if level == "full":
+        steps = [[_step(call) for call in trace.calls] for trace in traces]
+        drafts = [[draft.answer.text for draft in trace.drafts] for trace in traces]
+        report["steps"] = steps[0] if len(told) == 1 else steps
+        report["drafts"] = drafts[0] if len(told) == 1 else drafts
+    return report
+
+
+def _told(choice: Choice) -> dict[str, Any]:
+    reply = choice.reply
+    return {
+        "status": reply.status if reply else Status.DEGRADED,
+        "claims": [_claim(claim) for claim in (reply.claims if reply else ())],
+        "notes": choice.trace.notes,
+    }
+
+
+def _claim(claim: Any) -> dict[str, Any]:
+    found = {
+        "text": claim.text,
+        "verdict": claim.verdict,
+        "evidence": list(claim.evidence),
+        "question": claim.question,
+        "answer": claim.answer,
+    }
+    return found if claim.correction is None else {**found, "correction": claim.correction}
+
+
+def _by_step(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
+    steps: dict[str, dict[str, Any]] = {}
+    for call in (call for trace in traces for call in trace.calls):
+        step = steps.setdefault(
+            call.step, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
+        )
+        step["calls"] += 1
+        step["seconds"] = round(step["seconds"] + (call.seconds or 0.0), 3)
+        if call.usage:
+            step["prompt_tokens"] += call.usage.prompt_tokens
+            step["completion_tokens"] += call.usage.completion_tokens
+            if call.usage.cached_tokens:
+                step["cached_tokens"] = step.get("cached_tokens", 0) + call.usage.cached_tokens
+    return steps
+
+
+def _step(call: Any) -> dict[str, Any]:
+    return {
+        "step": call.step,
+        "model": call.model,
+        "prompt": call.prompt,
+        "depth": call.depth,
+        "at": round(call.at, 3),
+        "seconds": None if call.seconds is None else round(call.seconds, 3),
+        "usage": call.usage.to_wire() if call.usage else None,
+        "messages": list(call.messages),
+        "output": call.output,
+        "error": call.error,
+    }

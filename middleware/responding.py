@@ -1,0 +1,186 @@
+"""Answers onto the wire: whole or as server-sent events, and nothing once the client is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from veridical.middleware.completion import Chunks, completion, without_thinking_live
+from veridical.middleware.errors import ClientDisconnected, error_object, error_response
+from veridical.middleware.pipeline import Choice, Run
+from veridical.middleware.sse import DONE, comment, event
+from veridical.strategies.concurrency import concurrently
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+#: A stream's status is sent once a backend has accepted a call, but not later than this.
+STATUS_WAIT_S = 1.0
+EVENT_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; a client that disconnects cancels it at once.
+
+    Raises:
+        ClientDisconnected: it did.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnected
+        await task
+    finally:
+        for each in (task, watch):
+            each.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send a whole response."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_whole(run: Run, headers: Headers, send: Send) -> None:
+    """Work on all choices at once and send the completion.
+
+    Raises:
+        VeridicalError: a choice could not be answered; nothing has been sent.
+    """
+    answers = await concurrently(run.whole, run.choices)
+    body = orjson.dumps(completion(run, answers))
+    await respond(send, 200, [*headers, (b"content-type", b"application/json")], body)
+
+
+class EventStream:
+    """Streams a run: its deltas as they come, heartbeats while it checks, one end.
+
+    Producers, one for each choice, fill a bounded queue, so a slow client slows the backend down.
+    """
+
+    def __init__(self, run: Run, headers: Headers, send: Send, heartbeat_s: float) -> None:
+        self.run, self.send, self.heartbeat_s = run, send, heartbeat_s
+        self.headers = headers
+        self.chunks = Chunks(run)
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=64)
+        self.finishes: dict[int, str] = {}
+        self.open = False
+        self.accepted = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Send the stream. A failure before the first byte is raised, one behind it becomes an event.
+
+        Raises:
+            VeridicalError: the run failed before anything was sent.
+        """
+        wants_progress = self.run.request.controls.progress == "reasoning"
+        self.run.watch(self._progress if wants_progress else None, self.accepted.set)
+        work = asyncio.ensure_future(self._produce())
+        try:
+            await self._wait_for_status(work)
+            await self._start()
+            async for frames in self._frames():
+                await self._body(frames)
+            await work
+            endings = b"".join(map(event, self.chunks.endings(self.finishes)))
+            await self._body(endings + DONE, last=True)
+        except Exception as error:
+            if not self.open:
+                raise
+            _, found = error_object(error)
+            await self._body(event({"error": found}), last=True)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _wait_for_status(self, work: asyncio.Future[None]) -> None:
+        """Until a backend accepts a call, or has words, or a second is over; an early failure keeps
+        its status."""
+        accepted = asyncio.ensure_future(self.accepted.wait())
+        try:
+            await asyncio.wait((work, accepted), timeout=STATUS_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            accepted.cancel()
+            with suppress(asyncio.CancelledError):
+                await accepted
+        if work.done() and work.exception():
+            await work
+
+    async def _start(self) -> None:
+        self.open = True
+        await self.send(
+            {"type": "http.response.start", "status": 200, "headers": [*self.headers, *EVENT_STREAM]}
+        )
+        await self._body(comment("veridical"))
+
+    async def _body(self, data: bytes, *, last: bool = False) -> None:
+        await self.send({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        """What is ready to send, as much at once as there is; a heartbeat where there is nothing."""
+        while True:
+            try:
+                async with asyncio.timeout(self.heartbeat_s):
+                    frame = await self.queue.get()
+            except TimeoutError:
+                yield comment("working")
+                continue
+            frames = []
+            while frame is not None:
+                frames.append(frame)
+                if self.queue.empty():
+                    break
+                frame = self.queue.get_nowait()
+            if frames:
+                yield b"".join(frames)
+            if frame is None:
+                return
+
+    def _progress(self, index: int, words: str) -> None:
+        with suppress(asyncio.QueueFull):  # a client that reads too slowly misses a step, not a word
+            self.queue.put_nowait(event(self.chunks.progress(index, words)))
+
+    async def _produce(self) -> None:
+        try:
+            await concurrently(self._choice, self.run.choices)
+        except Exception:
+            await self.queue.put(None)
+            raise
+        await self.queue.put(None)
+
+    async def _choice(self, choice: Choice) -> None:
+        live = self.run.live(choice)
+        finish = "stop"
+        try:
+            async for delta in live if self.run.direct else without_thinking_live(live):
+                finish = delta.finish_reason or finish
+                if delta.fields:
+                    await self.queue.put(event(self.chunks.delta(choice.index, delta)))
+        finally:
+            await live.aclose()
+        self.finishes[choice.index] = finish
+
+
+async def respond_error(error: BaseException, headers: Headers, send: Send) -> None:
+    """Send the answer to a request that failed before anything was sent."""
+    status, own, body = error_response(error)
+    await respond(send, status, [*headers, *own], body)

@@ -1,0 +1,155 @@
+"""From the name that a client asks for to a backend, its model, and a strategy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.strategies.backend import Backend
+from veridical.strategies.errors import BackendError, NotFound
+
+#: Model lists are read again for an unknown name, but not more often than this.
+REREAD_S = 10.0
+#: Lists kept per backend: one for each client credential that is forwarded.
+MAX_LISTS = 256
+
+
+async def _at_once() -> None:
+    return None
+
+
+@dataclass
+class Mounted:
+    """A backend as the proxy serves it.
+
+    `names` maps our model names to its; None means that its own list decides. `http` is the
+    same backend where bytes can be relayed to it. `ready` waits for a supervised engine.
+    """
+
+    name: str
+    backend: Backend
+    names: Mapping[str, str] | None = None
+    http: OpenAIBackend | None = None
+    ready: Callable[[], Awaitable[None]] = _at_once
+    is_ready: Callable[[], bool] = lambda: True
+    _lists: dict[str, tuple[float, dict[str, dict[str, Any]]]] = field(default_factory=dict, repr=False)
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def models(
+        self, headers: Mapping[str, str], *, newer_than: float = 0.0
+    ) -> dict[str, dict[str, Any]]:
+        """Model objects by the names that we serve, read from the backend when the list held is older.
+
+        Raises:
+            BackendError: the backend has no list, or does not answer.
+        """
+        if self.names is not None or self.http is None:
+            return {name: _model(name, self.name) for name in self.names or ()}
+        key = headers.get("authorization", "") if self.http.forwards_authorization else ""
+        async with self._reading:
+            at, listed = self._lists.get(key, (-1.0, {}))
+            if at < newer_than or at < 0:
+                await self.ready()
+                listed = {m["id"]: m for m in await self.http.models(headers)}
+                while len(self._lists) >= MAX_LISTS:
+                    self._lists.pop(next(iter(self._lists)))
+                self._lists[key] = (time.monotonic(), listed)
+        return listed
+
+    def upstream(self, name: str) -> str:
+        """What the backend calls the model that we call `name`."""
+        return (self.names or {}).get(name, name)
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes: a backend, the model's name there, the known name, and the suffix."""
+
+    mounted: Mounted
+    model: str
+    name: str
+    suffix: str | None = None
+
+
+class Router:
+    """Finds routes among the mounted backends; the first that serves a name has it.
+
+    `BACKEND/MODEL` asks one backend by name. A model whose own name holds "+" is found whole
+    before any part of it is taken for a strategy.
+    """
+
+    def __init__(self, mounted: Sequence[Mounted]) -> None:
+        self.mounted = list(mounted)
+
+    async def resolve(self, name: str, headers: Mapping[str, str]) -> Route:
+        """The route of a requested model name.
+
+        Raises:
+            NotFound: no backend serves it, with the nearest names.
+            BackendError: a backend that might serve it cannot be asked.
+        """
+        routes, failed = await self._routes(name, headers, newer_than=0.0)
+        if routes is None:
+            routes, failed = await self._routes(name, headers, newer_than=time.monotonic() - REREAD_S)
+        if routes is not None:
+            return routes
+        if failed:
+            raise failed
+        known = [known for mounted in self.mounted for known in await mounted.models(headers)]
+        raise NotFound("model", name, known, param="model")
+
+    async def _routes(
+        self, name: str, headers: Mapping[str, str], *, newer_than: float
+    ) -> tuple[Route | None, BackendError | None]:
+        failed: BackendError | None = None
+        tables: list[tuple[Mounted, dict[str, dict[str, Any]]]] = []
+        for mounted in self.mounted:
+            try:
+                tables.append((mounted, await mounted.models(headers, newer_than=newer_than)))
+            except BackendError as error:
+                failed = error
+        for model, suffix in splits(name):
+            for mounted, table in tables:
+                for known in (model, model.removeprefix(f"{mounted.name}/")):
+                    if known in table:
+                        return Route(mounted, mounted.upstream(known), known, suffix), failed
+        return None, failed
+
+    async def models(self, headers: Mapping[str, str], strategies: Sequence[str]) -> list[dict[str, Any]]:
+        """Every model, and every model with each of `strategies`, as OpenAI model objects.
+
+        Raises:
+            BackendError: no backend could be asked.
+        """
+        newer_than = time.monotonic() - REREAD_S
+        listed: dict[str, dict[str, Any]] = {}
+        failed: BackendError | None = None
+        for mounted in self.mounted:
+            try:
+                found = await mounted.models(headers, newer_than=newer_than)
+            except BackendError as error:
+                failed = error
+                continue
+            for name, model in found.items():
+                listed.setdefault(name, model)
+                for strategy in strategies:
+                    listed.setdefault(f"{name}+{strategy}", {**model, "id": f"{name}+{strategy}"})
+        if failed and not listed:
+            raise failed
+        return list(listed.values())
+
+
+def splits(name: str) -> Iterator[tuple[str, str | None]]:
+    """Every way to read a name as MODEL or MODEL+STRATEGY, the longest model first."""
+    yield name, None
+    at = len(name)
+    while (at := name.rfind("+", 0, at)) > 0:
+        yield name[:at], name[at + 1 :]

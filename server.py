@@ -1,0 +1,134 @@
+"""Assembles and starts the app: routes and lifespan, no logic."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from veridical.middleware import passthrough
+from veridical.middleware.assembly import Assembly
+from veridical.middleware.auth import ClientKeys
+from veridical.middleware.config import Settings
+from veridical.middleware.errors import error_response, error_type
+from veridical.middleware.openapi import CHAT_DOCUMENTATION
+from veridical.middleware.passthrough import Passthrough, forwarded
+from veridical.middleware.responding import Receive, Scope, Send
+from veridical.strategies.errors import NotFound, VeridicalError
+
+
+class Answer(Response):
+    """The response of a strategy: it works while it is sent, and stops when the client leaves."""
+
+    def __init__(self, call: passthrough.ChatCall, assembly: Assembly) -> None:
+        super().__init__()
+        self.call, self.assembly = call, assembly
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the strategy and send what it says."""
+        await passthrough.answer(self.call, self.assembly, receive, send)
+
+
+def create_app(settings: Settings) -> Any:
+    """The ASGI application for these settings.
+
+    Raises:
+        ConfigError: the settings name something that is not there.
+    """
+    assembly = Assembly(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await assembly.open()
+        try:
+            yield
+        finally:
+            await assembly.close()
+
+    app = FastAPI(title="Veridical", version=version("veridical"), lifespan=lifespan, redoc_url=None)
+    _add_routes(app, assembly)
+    _add_error_handlers(app)
+    wrapped: Any = Passthrough(app, assembly)
+    return ClientKeys(wrapped, assembly.client_keys) if assembly.client_keys else wrapped
+
+
+def _add_routes(app: FastAPI, assembly: Assembly) -> None:
+    def headers(request: Request) -> dict[str, str]:
+        return forwarded(dict(request.headers), assembly.forwards_credentials)
+
+    @app.post(passthrough.CHAT_PATH, openapi_extra=CHAT_DOCUMENTATION, response_class=JSONResponse)
+    async def chat_completions(request: Request) -> Response:
+        """Answer a chat: OpenAI's endpoint, with a strategy where one is asked for."""
+        return Answer(request.state.chat, assembly)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        """Every model, and every model with each advertised strategy."""
+        listed = await assembly.router.models(headers(request), assembly.advertised)
+        return {"object": "list", "data": listed}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        """One model of the list."""
+        listed = {m["id"]: m for m in await assembly.router.models(headers(request), assembly.advertised)}
+        if name not in listed:
+            raise NotFound("model", name, listed, param="model")
+        return listed[name]
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """The proxy is up; says nothing of its backends."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Which backends can take a request now; 503 while none can."""
+        found = {mounted.name: mounted.is_ready() for mounted in assembly.router.mounted}
+        return JSONResponse(
+            {"ready": any(found.values()), "backends": found}, 200 if any(found.values()) else 503
+        )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def failed(request: Request, error: Exception) -> Response:
+        status, headers, body = error_response(error)
+        return Response(body, status, {name.decode(): value.decode("latin-1") for name, value in headers})
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        words = f"{request.method} {request.url.path[:200]}: {getattr(error, 'detail', 'failed')}."
+        found = {"message": words, "type": error_type(status), "param": None, "code": None}
+        return JSONResponse({"error": found}, status)
+
+    app.add_exception_handler(VeridicalError, failed)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(Exception, failed)
+
+
+def serve(settings: Settings) -> None:
+    """Listen and serve until a signal stops it.
+
+    Raises:
+        ConfigError: the settings name something that is not there.
+    """
+    logging.basicConfig(
+        level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.server.host,
+        port=settings.server.port,
+        log_level=settings.server.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.server.shutdown_s),
+        lifespan="on",
+    )
+    uvicorn.Server(config).run()
