@@ -51,8 +51,8 @@ class Label(StrEnum):
 class Comparison(pydantic.BaseModel):
     """What the cross-check of one fact says; `holds` is the part that stands."""
 
-    label: Label
     holds: Brief
+    label: Label
 
 
 VERDICTS = {
@@ -200,13 +200,14 @@ async def _spliced(
             if reply is None:
                 yield Delta({"content": piece})
                 continue
-            held = ""
+            held, begun = "", False
             async for delta in reply:
                 finish = delta.finish_reason if delta.finish_reason == "length" else finish
-                text = held + delta.text
+                text = held + (delta.text if begun else delta.text.lstrip())
                 kept = text.rstrip()
-                held = text[len(kept) :] if kept else ""
+                held = text[len(kept) :]
                 if kept:
+                    begun = True
                     yield Delta({"content": kept})
             yield Delta({"content": piece[len(piece.rstrip()) :]})
     finally:
@@ -225,7 +226,8 @@ def distinct(checks: Sequence[Check]) -> list[Check]:
 
 
 _REFUSAL = re.compile(
-    r"\W*(?:unknown\b\W*\Z|(?:i'?m sorry,? (?:but )?)?i (?:do not|don't|cannot|can't|am unable|am not able|am not sure)"
+    r"\W*(?:unknown\b\W*\Z"
+    r"|(?:i'?m sorry,? (?:but )?)?i (?:do not|don't|cannot|can't|am unable|am not able|am not sure)"
     r"|i'?m (?:not sure|unable|sorry\W*\Z)|as an ai\b)",
     re.IGNORECASE,
 )
