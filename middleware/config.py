@@ -110,7 +110,7 @@ class LocalBackendSettings(Section):
         None, description="Path of a GGUF file; none = the small one that is installed."
     )
     slots: int = Field(4, ge=1, le=64, description="Requests that the engine works on at once.")
-    context: int = Field(8192, ge=512, description="Tokens of context that a request may fill.")
+    context: int = Field(4096, ge=512, description="Tokens of context that a request may fill.")
     threads: int | None = Field(None, ge=1, description="Threads of the engine; none = one a core.")
     log: str = Field("~/.local/state/veridical/local.log", description="File for the engine's output.")
     start_timeout_s: float = Field(180.0, gt=0, description="Seconds that the engine gets to become ready.")

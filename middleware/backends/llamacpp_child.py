@@ -19,7 +19,7 @@ from typing import Any
 DEFAULT_CONTEXT = 4096
 DEFAULT_SLOTS = 4
 
-_HOST_PROMPT_CACHE_MIB = 512  # llama.cpp would take up to 8 GiB for prompts whose slot is gone
+_HOST_PROMPT_CACHE_MIB = 256  # llama.cpp would take up to 8 GiB for prompts whose slot is gone
 _SPARE_HTTP_THREADS = 60  # a waiting request and an idle kept-alive connection hold a thread each
 
 

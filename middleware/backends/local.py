@@ -90,7 +90,7 @@ def vllm_engine(
     if not any("{port}" in word for word in (*words, *args)):
         words += ["--host", "127.0.0.1", "--port", "{port}", "--enable-prefix-caching"]
     return EngineSpec(
-        model, tuple([*words, *args]), log_file, env or {}, start_timeout_s=start_timeout_s, stop_grace_s=20.0
+        model, (*words, *args), log_file, env or {}, start_timeout_s=start_timeout_s, stop_grace_s=20.0
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import aiohttp
 import orjson
@@ -20,12 +20,15 @@ from veridical.strategies.errors import (
     BackendRefused,
     BackendTimeout,
     BackendUnreachable,
+    InvalidRequest,
 )
 from veridical.strategies.reply import Ending, Reply
 from veridical.strategies.types import Answer, Delta, Params, Usage
 
 #: Top-level fields of a completion that we make ourselves; the others are passed on.
 OURS = frozenset({"id", "object", "created", "model", "choices", "usage", "timings", "veridical"})
+#: Headers that may hold a client's key.
+CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
 
 
 @dataclass
@@ -61,7 +64,7 @@ class OpenAIBackend:
         try:
             if response.status >= 400:
                 raise await self.refusal(response)
-            if request.stream:
+            if request.stream and response.content_type != "application/json":  # some never stream
                 return Reply(self._stream(response))
             return Reply.of(_answer(await self.read(response)))
         except BaseException:
@@ -92,12 +95,11 @@ class OpenAIBackend:
 
     def headers(self, client: Mapping[str, str]) -> dict[str, str]:
         """What the server gets to see of the client's headers, with its own key if we hold one."""
-        sent = {name: value for name, value in client.items() if name != "authorization"}
+        kept = not self.api_key and self.forwards_authorization
+        sent = {name: value for name, value in client.items() if kept or name not in CREDENTIALS}
         sent |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self.api_key:
             sent["Authorization"] = f"Bearer {self.api_key}"
-        elif self.forwards_authorization and "authorization" in client:
-            sent["Authorization"] = client["authorization"]
         return sent
 
     async def models(self, headers: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -122,22 +124,29 @@ class OpenAIBackend:
         Raises:
             BackendFailed: it is too large or no JSON object.
         """
-        parts: list[bytes] = []
-        size = 0
-        async with network_errors():
-            async for part in response.content.iter_any():
-                size += len(part)
-                if size > self.max_response_bytes:
-                    response.close()
-                    raise BackendFailed(f"The backend's answer is over {self.max_response_bytes} bytes.")
-                parts.append(part)
         try:
-            found = orjson.loads(b"".join(parts))
+            found = orjson.loads(await self.read_bytes(response))
         except orjson.JSONDecodeError:
             raise BackendFailed("The backend's answer is not JSON.") from None
         if not isinstance(found, dict):
             raise BackendFailed("The backend's answer is not a JSON object.")
         return found
+
+    async def read_bytes(self, response: aiohttp.ClientResponse) -> bytes:
+        """A bounded body.
+
+        Raises:
+            BackendFailed: it is too large, or breaks off.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while part := await next_bytes(response):
+            size += len(part)
+            if size > self.max_response_bytes:
+                response.close()
+                raise BackendFailed(f"The backend's answer is over {self.max_response_bytes} bytes.")
+            parts.append(part)
+        return b"".join(parts)
 
     async def refusal(self, response: aiohttp.ClientResponse) -> BackendError:
         """The error that an answer of 400 or above stands for; our key is taken out of its text."""
@@ -154,17 +163,18 @@ class OpenAIBackend:
 
     def redacted(self, value: Any) -> Any:
         """`value` without our key in any text: a backend's error may quote it."""
-        if not self.api_key:
-            return value
-        text = orjson.dumps(value).replace(orjson.dumps(self.api_key)[1:-1], b"[key]")
-        return orjson.loads(text)
+        return orjson.loads(self.unkeyed(orjson.dumps(value))) if self.api_key else value
+
+    def unkeyed(self, raw: bytes) -> bytes:
+        """`raw` without our key."""
+        return raw.replace(self.api_key.encode(), b"[key]") if self.api_key else raw
 
     async def _stream(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Delta | Ending, None]:
         reader = EventReader(self.max_response_bytes)
         finished = done = False
         try:
             while not done:
-                chunk = await _next(response)
+                chunk = await next_bytes(response)
                 for data in reader.feed(chunk) if chunk else reader.end():
                     if data == b"[DONE]":
                         done = True
@@ -193,17 +203,10 @@ class OpenAIBackend:
             found = self.redacted(error)
             words = found.get("message") if isinstance(found, dict) else found
             raise BackendFailed(f"The backend's stream broke off: {words}")
-        items: list[Delta | Ending] = []
-        for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict) and choice.get("index", 0) == 0:
-                fields = choice.get("delta")
-                items.append(
-                    Delta(
-                        fields if isinstance(fields, dict) else {},
-                        choice.get("finish_reason"),
-                        choice.get("logprobs"),
-                    )
-                )
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise BackendFailed("The backend sent an event that is no chunk.")
+        items: list[Delta | Ending] = [_delta(c) for c in choices if c.get("index", 0) == 0]
         usage = chunk.get("usage")
         envelope = {key: value for key, value in chunk.items() if key not in OURS and value is not None}
         if usage or envelope:
@@ -211,8 +214,12 @@ class OpenAIBackend:
         return items
 
 
-async def _next(response: aiohttp.ClientResponse) -> bytes:
-    """The next bytes of a body; empty at its end."""
+async def next_bytes(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of a body; empty at its end.
+
+    Raises:
+        BackendError: it broke off, or nothing came in time.
+    """
     async with network_errors():
         return await response.content.readany()
 
@@ -221,13 +228,29 @@ async def _drained(response: aiohttp.ClientResponse) -> None:
     """Wait a moment for the body to end behind [DONE], so that its connection can be used again."""
     with suppress(TimeoutError, BackendError):
         async with asyncio.timeout(0.1):
-            while await _next(response):
+            while await next_bytes(response):
                 pass
 
 
 def serialised(body: Mapping[str, Any]) -> bytes:
-    """A request body as JSON bytes."""
-    return orjson.dumps(body)
+    """A request body as JSON bytes.
+
+    Raises:
+        InvalidRequest: it is nested too deeply to be written, though it could be read.
+    """
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+
+
+def _delta(choice: Mapping[str, Any]) -> Delta:
+    """The delta in a chunk's choice."""
+    fields = choice.get("delta") or {}
+    finish = choice.get("finish_reason")
+    if not _is_message(fields) or not isinstance(finish, str | None):
+        raise BackendFailed("The backend sent an event that is no chunk.")
+    return Delta(fields, finish, choice.get("logprobs"))
 
 
 def _answer(found: Mapping[str, Any]) -> Answer:
@@ -235,15 +258,27 @@ def _answer(found: Mapping[str, Any]) -> Answer:
     choices = found.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
+    finish = choice.get("finish_reason") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not _is_message(message) or not isinstance(finish, str | None):
         raise BackendFailed("The backend's answer is no chat completion.")
     usage = found.get("usage")
     return Answer(
         message,
-        choice.get("finish_reason") or "stop",
+        finish or "stop",
         choice.get("logprobs"),
         Usage.from_wire(usage) if isinstance(usage, Mapping) else None,
         {key: value for key, value in found.items() if key not in OURS},
+    )
+
+
+def _is_message(found: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether what strategies read of a message or a delta has the shape that they rely on."""
+    if not isinstance(found, dict) or not isinstance(found.get("content"), str | list | None):
+        return False
+    calls = found.get("tool_calls") or []
+    return isinstance(calls, list) and all(
+        isinstance(call, dict) and isinstance(call.get("index", 0), int) and call.get("index", 0) >= 0
+        for call in calls
     )
 
 

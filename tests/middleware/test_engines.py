@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+
 from veridical.middleware.backends.engines import EngineProcess, EngineSpec
 from veridical.middleware.backends.local import vllm_engine
 from veridical.strategies.errors import BackendTimeout, BackendUnreachable, ConfigError
@@ -86,15 +88,19 @@ def crash(engine: EngineProcess) -> None:
 def alive(pid: int) -> bool:
     """Whether the process runs: a zombie that nobody has waited for yet is dead."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+        return about(pid)[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
+def about(pid: int) -> list[str]:
+    """The state of a process, its parent's number and more."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 -- what other processes do sets no event
             await asyncio.sleep(0.02)
 
 
@@ -265,7 +271,8 @@ PARENT = textwrap.dedent("""
 
     async def main():
         script, worker, log = sys.argv[1:]
-        engine = EngineProcess(EngineSpec("fake", (sys.executable, script, "{port}", worker), pathlib.Path(log)))
+        command = (sys.executable, script, "{port}", worker)
+        engine = EngineProcess(EngineSpec("fake", command, pathlib.Path(log)))
         await engine.ready()
         print(engine.base_url, flush=True)
         await asyncio.sleep(600)
@@ -292,9 +299,7 @@ def test_the_engine_dies_with_a_killed_guard(spec):
         async with running(spec) as engine:
             await engine.ready()
             pid = int(await asyncio.to_thread(get, engine, "/pid"))
-            with open(f"/proc/{pid}/stat") as stat:
-                guard = int(stat.read().rpartition(")")[2].split()[1])
-            os.kill(guard, signal.SIGKILL)
+            os.kill(int(about(pid)[1]), signal.SIGKILL)
             await until(lambda: not alive(pid))
             await engine.ready()
 
@@ -309,14 +314,18 @@ def wait_until_dead(pids: list[int]) -> None:
 
 
 def test_the_vllm_command_gets_our_address_and_prefix_caching(tmp_path):
-    log = tmp_path / "log"
-    spec = vllm_engine("org/model", log_file=log, command=["python", "-m", "server"], args=["--dtype", "bf16"])
+    command, args = ["python", "-m", "server", "--model", "m"], ["--dtype", "bf16"]
+    spec = vllm_engine("org/model", log_file=tmp_path / "log", command=command, args=args)
     assert spec.argv(81) == [
-        *("python", "-m", "server", "--host", "127.0.0.1", "--port", "81"),
+        *("python", "-m", "server", "--model", "m", "--host", "127.0.0.1", "--port", "81"),
         *("--enable-prefix-caching", "--dtype", "bf16"),
     ]
-    placed = vllm_engine("m", log_file=log, command=["serve", "--listen={port}", '{"a": 1}'])
-    assert placed.argv(81) == ["serve", "--listen=81", '{"a": 1}']
+
+
+def test_a_vllm_command_may_place_its_port_and_hold_json(tmp_path):
+    command = ["serve", "--listen={port}", '{"a": 1}']
+    spec = vllm_engine("org/model", log_file=tmp_path / "log", command=command)
+    assert spec.argv(81) == ["serve", "--listen=81", '{"a": 1}']
 
 
 def test_without_vllm_the_error_names_its_extra(tmp_path, monkeypatch):
@@ -324,3 +333,12 @@ def test_without_vllm_the_error_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(ConfigError, match=r"veridical\[vllm\]"):
         vllm_engine("org/model", log_file=tmp_path / "log")
+
+
+def test_vllm_is_found_beside_our_interpreter(tmp_path, monkeypatch):
+    script = tmp_path / "vllm"
+    script.touch(mode=0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    spec = vllm_engine("org/model", log_file=tmp_path / "log")
+    assert spec.argv(1)[:3] == [str(script), "serve", "org/model"]
