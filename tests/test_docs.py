@@ -1,0 +1,75 @@
+"""The documentation names every strategy, option, setting, endpoint and field there is."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from veridical.middleware import config
+from veridical.middleware.config import Section, Settings, load_settings
+from veridical.middleware.config_template import config_template
+from veridical.middleware.protocol import BudgetRequest, Controls
+from veridical.server import create_app
+from veridical.strategies.registry import BUILT_IN, strategy_class
+from veridical.strategies.types import Status, Verdict
+
+ROOT = Path(__file__).parent.parent
+STRATEGIES = (ROOT / "docs/strategies.md").read_text()
+CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+API = (ROOT / "docs/api.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_strategy_and_option_has_its_place(name: str) -> None:
+    section = STRATEGIES.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    assert section
+    assert f"| `{name}`" in README
+    for option in fields(strategy_class(name)):
+        assert f"| `{option.name}` | " in section
+        assert f"| {option.default} |" in section or f"| `{option.default}` |" in section
+
+
+def test_the_readme_states_the_cost_of_each_strategy() -> None:
+    assert "| 2Q + 3 (2Q + 2 if nothing is refuted) | 5 |" in README
+    for line in ("Q + 3 | 4", "| 4 | 4 |", "| 3 | 3 |"):
+        assert line in README
+
+
+@pytest.mark.parametrize(
+    "section", [cls for cls in vars(config).values() if isinstance(cls, type) and issubclass(cls, Section)]
+)
+def test_every_setting_is_documented(section: type[Section]) -> None:
+    nested = {"server", "budget", "auth", "roles", "backends"}
+    for key in section.model_fields:
+        if key == "type" or (section is Settings and key in nested):
+            continue
+        assert f"`{key}`" in CONFIGURATION, f"{section.__name__}.{key}"
+
+
+@pytest.mark.parametrize("model", [Controls, BudgetRequest])
+def test_every_request_field_is_documented(model: type[Controls] | type[BudgetRequest]) -> None:
+    assert all(name in API for name in model.model_fields)
+
+
+def test_every_endpoint_status_and_verdict_is_documented() -> None:
+    app = create_app(Settings(backends={"x": config.HttpBackendSettings(base_url="http://127.0.0.1:9/v1")}))
+    paths = {path.replace("{name:path}", "{name}") for path in app.app.openapi()["paths"]}
+    assert all(path in API for path in paths)
+    assert all(f"`{status}`" in API for status in Status)
+    assert all(f"`{verdict}`" in STRATEGIES for verdict in Verdict)
+
+
+def test_the_configuration_that_init_writes_is_the_default_one(tmp_path: Path) -> None:
+    file = tmp_path / "veridical.toml"
+    file.write_text(config_template())
+    assert load_settings(file, environment={}) == Settings()
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in (part.partition(")")[0] for part in page.read_text().split("](")[1:]):
+            if "://" not in target:
+                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
