@@ -100,8 +100,8 @@ class ChainOfVerification(Strategy):
         if draft.calls_tools or not draft.text.strip():
             return unchecked(drafted, ctx, "The draft holds no text to check; it is returned as it is.")
         pieces = [draft.text] if ctx.params.get("response_format") else self._cut(draft.text)
-        talk = conversation.answered(draft.text)
-        checked = await concurrently(lambda p: self._check(p if len(pieces) > 1 else "", talk, ctx), pieces)
+        talks = [conversation.answered(piece.strip() if len(pieces) > 1 else piece) for piece in pieces]
+        checked = await concurrently(lambda talk: self._check(talk, ctx), talks)
         claims = [claim for found in checked for claim in found]
         if not any(map(self._needs_revision, checked)):
             if not claims:
@@ -109,9 +109,9 @@ class ChainOfVerification(Strategy):
             return drafted.citing(claims=claims).marked(Status.UNCHANGED)
         ctx.trace.progress("Rewriting what did not pass")
         if len(pieces) == 1:
-            final = await ctx.reply(REVISE(checks=claims, passage="").after(talk.messages))
+            final = await ctx.reply(REVISE(checks=claims).after(talks[0].messages))
         else:
-            final = await self._splice(pieces, checked, talk, ctx)
+            final = await self._splice(pieces, checked, talks, ctx)
         return final.citing(claims=claims).marked(Status.VERIFIED)
 
     def _cut(self, text: str) -> list[str]:
@@ -121,11 +121,11 @@ class ChainOfVerification(Strategy):
         """Whether a passage is rewritten: on a refuted fact, or always where checks have no verdicts."""
         return any(claim.verdict in (Verdict.REFUTED, None) for claim in claims)
 
-    async def _check(self, passage: str, talk: Conversation, ctx: Context) -> list[Claim]:
-        """The checks of one passage (of the whole draft if it is empty), by the variant."""
+    async def _check(self, talk: Conversation, ctx: Context) -> list[Claim]:
+        """The checks of the draft, or of the passage of it, on which `talk` ends, by the variant."""
         wording = JOINT if self.variant == "joint" else PLAN
         shape = plan_of(AnsweredCheck if self.variant == "joint" else Check, self.max_questions)
-        ask = wording(max_questions=self.max_questions, passage=passage.strip()).after(talk.messages)
+        ask = wording(max_questions=self.max_questions).after(talk.messages)
         ctx.trace.progress("Planning checks")
         plan = await ctx.llm.parse(ask, shape, max_tokens=160 * self.max_questions + 64)
         checks = distinct(plan.checks)[: self.max_questions]  # type: ignore[attr-defined]  # made by plan_of
@@ -170,18 +170,22 @@ class ChainOfVerification(Strategy):
         return replace(claim, verdict=verdict, correction=correction)
 
     async def _splice(
-        self, pieces: Sequence[str], checked: Sequence[list[Claim]], talk: Conversation, ctx: Context
+        self,
+        pieces: Sequence[str],
+        checked: Sequence[list[Claim]],
+        talks: Sequence[Conversation],
+        ctx: Context,
     ) -> Reply:
         """Rewrite the passages that need it, all at once; the others stand word for word."""
         ctx = replace(ctx, params=_without(ctx.params, "logprobs", "top_logprobs"))
 
-        async def rewrite(piece: tuple[str, list[Claim]]) -> Reply | None:
-            passage, claims = piece
+        async def rewrite(piece: tuple[list[Claim], Conversation]) -> Reply | None:
+            claims, talk = piece
             if not self._needs_revision(claims):
                 return None
-            return await ctx.reply(REVISE(checks=claims, passage=passage.strip()).after(talk.messages))
+            return await ctx.reply(REVISE(checks=claims).after(talk.messages))
 
-        rewritten = await concurrently(rewrite, zip(pieces, checked, strict=True))
+        rewritten = await concurrently(rewrite, zip(checked, talks, strict=True))
         return Reply(_spliced(pieces, rewritten))
 
 

@@ -14,7 +14,7 @@ _END = re.compile(
 )
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|cf|No|Nr|Vol|Fig|approx|ca|bzw|z\.B|d\.h)"
-    r"|\b[^\W\d_])\.\s+\Z"
+    r"|\b[^\W\d_]|\A\s*\d{1,3})\.\s+\Z"  # an initial, or the number of a list's item
 )
 
 

@@ -19,19 +19,22 @@ from veridical.strategies.reply import Ending, Reply, unstreamed
 from veridical.strategies.trace import Trace
 from veridical.strategies.types import Answer, Conversation, Delta, Message, Params, Usage, visible
 
+When = str | Callable[[ChatRequest], bool]
 Said = str | Message | Exception | Callable[[ChatRequest], str | Message]
+Rule = tuple[When, Said]
 
 
 @dataclass
 class ScriptedBackend:
     """Answers by script: each rule is (words that the last message holds, what is said then).
+    A function of the request may stand for the words.
 
     A rule serves once, unless `repeat` is set; the first that fits is taken, so concurrent calls
     may come in any order. What is said is a text, a whole message, an error to raise, or a
     function of the request. Every call takes `delay` seconds.
     """
 
-    rules: list[tuple[str, Said]]
+    rules: list[Rule]
     supports: set[str] = field(default_factory=lambda: {"json_schema"})
     delay: float = 0.0
     repeat: bool = False
@@ -39,7 +42,7 @@ class ScriptedBackend:
     running: int = 0
     most_running: int = 0
 
-    def __init__(self, *rules: tuple[str, Said], delay: float = 0.0, repeat: bool = False) -> None:
+    def __init__(self, *rules: Rule, delay: float = 0.0, repeat: bool = False) -> None:
         self.rules, self.delay, self.repeat = list(rules), delay, repeat
         self.supports, self.requests = {"json_schema"}, []
         self.running = self.most_running = 0
@@ -86,7 +89,7 @@ class ScriptedBackend:
     def _match(self, request: ChatRequest) -> Said:
         last = visible(request.messages[-1].get("content"))
         for rule in self.rules:
-            if rule[0] in last:
+            if rule[0] in last if isinstance(rule[0], str) else rule[0](request):
                 if not self.repeat:
                     self.rules.remove(rule)
                 return rule[1]

@@ -260,6 +260,7 @@ class TestPassages:
             ("東京は首都です。大阪は違います。", 2),
             ('He said "Yes." Then he left.', 2),
             ("no end", 1),
+            ("1. Born in 1867.\n2. Won twice.", 2),
         ],
     )
     def test_sentences(self, text: str, count: int) -> None:
