@@ -37,5 +37,8 @@ link:
 format: install
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
+bench: install
+	$(BIN)/python benchmarks/strategies.py
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info

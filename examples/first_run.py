@@ -47,7 +47,11 @@ def stream(client: OpenAI, model: str, question: str) -> None:
     first = None
     text, trail = "", {}
     for chunk in client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], max_tokens=160, temperature=0, stream=True
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=160,
+        temperature=0,
+        stream=True,
     ):
         delta = chunk.choices[0].delta.content if chunk.choices else None
         if delta:
@@ -77,14 +81,17 @@ def show(number: int, question: str, answer: dict[str, Any]) -> None:
     print(f"\nFinal answer ({trail['status']}):\n\n> {quoted(answer['choices'][0]['message']['content'])}\n")
     cost = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    print(f"{trail['calls']} calls, depth {trail['depth']}, {cost} ({cached or 0} cached), {trail['seconds']:.1f} s.")
+    print(f"{trail['calls']} calls, depth {trail['depth']}, {cost} ({cached or 0} cached), ", end="")
+    print(f"{trail['seconds']:.1f} s.")
     for note in trail["notes"]:
         print(f"Note: {note}")
 
 
 def main() -> None:
     """Run the questions."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--model", default="local+cove")
     parser.add_argument("--limit", type=int, default=len(QUESTIONS))
