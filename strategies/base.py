@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
-from veridical.strategies.errors import InvalidRequest
+from veridical.strategies.errors import InvalidRequest, VeridicalError, shown
 from veridical.strategies.llm import LLM
 from veridical.strategies.prompting import Ask
 from veridical.strategies.reply import Reply
-from veridical.strategies.trace import Trace
+from veridical.strategies.trace import Retrieval, Trace
 from veridical.strategies.types import Answer, Conversation, Evidence, Params, Status
 
 Generate = Callable[[Conversation], Awaitable[Reply]]
@@ -67,14 +67,31 @@ class Context:
         return await self.llm.chat(ask, params, stream=self.stream)
 
     async def retrieve(self, query: str, *, source: str = "default", k: int = 5) -> list[Evidence]:
-        """The `k` passages of `source` that fit `query` best.
+        """The `k` passages of `source` that fit `query` best; they are kept in the trace.
 
         Raises:
             InvalidRequest: the server has no such source.
+            RetrievalFailed: the source failed, or did not answer in time.
         """
         if source not in self.retrievers:
-            raise InvalidRequest(f"This server has no retrieval source {source!r}.")
-        return await self.retrievers[source](query, k)
+            raise InvalidRequest(
+                f"This server has no retrieval source {shown(source)}; it has: "
+                f"{', '.join(sorted(self.retrievers)) or 'none'}.",
+                param="strategy",
+            )
+        search = Retrieval(source, query, self.trace.seconds)
+        self.trace.retrievals.append(search)
+        try:
+            found = await self.retrievers[source](query, k)
+        except VeridicalError as error:
+            search.error = error.code
+            self.trace.note(f"{error.code}: {error.message}")
+            raise
+        finally:
+            search.seconds = self.trace.seconds - search.at
+        search.found = tuple(each.id for each in found)
+        self.trace.evidence |= {each.id: each for each in found}
+        return found
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from pydantic import Field
 
 from veridical.strategies.base import Context, Strategy, unchecked
 from veridical.strategies.concurrency import concurrently
+from veridical.strategies.evidence import fenced
 from veridical.strategies.passages import passages
 from veridical.strategies.prompting import Prompt
 from veridical.strategies.reply import Ending, Reply
-from veridical.strategies.types import Claim, Conversation, Delta, Status, Verdict
+from veridical.strategies.types import Claim, Conversation, Delta, Evidence, Status, Verdict
 
 PLAN, JOINT = Prompt("cove/plan"), Prompt("cove/joint")
 CHECK, CHECK_ALL = Prompt("cove/check"), Prompt("cove/check_all")
+CHECK_EVIDENCE = Prompt("cove/check_evidence")
 CROSS_CHECK, REVISE = Prompt("cove/cross_check"), Prompt("cove/revise")
 
 Brief = Annotated[str, Field(json_schema_extra={"maxLength": 300})]
@@ -83,8 +85,11 @@ class ChainOfVerification(Strategy):
         Field(ge=1, le=32, description="An answer of more than 4 sentences is cut into at most this many."),
     ] = 8
     execute_with: Annotated[
-        Literal["model"], Field(description="What answers the checks: the model's own knowledge.")
+        Literal["model", "retrieval"],
+        Field(description="What answers the checks: the model's own knowledge, or retrieved passages."),
     ] = "model"
+    k: Annotated[int, Field(ge=1, le=20, description="Passages for each check, with retrieval.")] = 3
+    source: Annotated[str, Field(description="Retrieval source, by its configured name.")] = "default"
 
     name: ClassVar[str] = "cove"
     paper: ClassVar[str] = "Dhuliawala et al., 2023, arXiv 2309.11495"
@@ -93,6 +98,12 @@ class ChainOfVerification(Strategy):
         "in P passages 1+2P+2Q at most"
     )
     depth: ClassVar[str] = "5 (factored and two_step: 4, joint: 3)"
+
+    def __post_init__(self) -> None:
+        if self.execute_with == "retrieval" and self.variant in ("joint", "two_step"):
+            raise ValueError(
+                f"variant={self.variant} has no call for each check that could have its evidence"
+            )
 
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
         """Draft, check every passage at once, revise those that did not pass."""
@@ -152,10 +163,16 @@ class ChainOfVerification(Strategy):
         return [_claim(check, answer) for check, answer in zip(checks, answers, strict=True)]
 
     async def _execute(self, check: Check, talk: Conversation, ctx: Context) -> Claim:
-        """Answer one question from the model's knowledge. The draft and the query stay out of sight;
-        the client's system messages, which may hold the facts, do not."""
-        ask = CHECK(question=check.question).after(talk.instructions)
-        return _claim(check, await ctx.role("verifier")(ask, max_tokens=128))
+        """Answer one question. The draft and the query stay out of sight; the client's system
+        messages, which may hold the facts, do not."""
+        found: Sequence[Evidence] = ()
+        if self.execute_with == "retrieval":
+            found = await ctx.retrieve(check.question, source=self.source, k=self.k)
+            ask = CHECK_EVIDENCE(evidence=fenced(found), question=check.question)
+        else:
+            ask = CHECK(question=check.question)
+        answer = await ctx.role("verifier")(ask.after(talk.instructions), max_tokens=128)
+        return replace(_claim(check, answer), evidence=tuple(each.id for each in found))
 
     async def _cross_check(self, check: Check, talk: Conversation, ctx: Context) -> Claim:
         """Answer, then compare the fact with the answer, as soon as that one is there."""

@@ -10,6 +10,7 @@ VeridicalError
 │   ├── BackendFailed           it answered 5xx, or broke its protocol
 │   ├── BackendUnreachable      no connection
 │   └── BackendTimeout          no answer in time
+├── RetrievalFailed             a source of evidence failed, timed out or cannot be reached
 ├── UnparsableOutput            a model's output did not fit, twice
 ├── BudgetExceeded              calls or tokens ran out
 │   └── DeadlineExceeded        time ran out
@@ -113,6 +114,12 @@ class BackendTimeout(BackendError):
     """The backend did not answer in time."""
 
     code = "backend_timeout"
+
+
+class RetrievalFailed(VeridicalError):
+    """A source of evidence failed, timed out or cannot be reached."""
+
+    code = "retrieval_failed"
 
 
 class UnparsableOutput(VeridicalError):

@@ -25,6 +25,7 @@ GROUP = "veridical.strategies"
 #: The table of contents: name → where it lives.
 BUILT_IN = {
     "direct": "veridical.strategies.direct:Direct",
+    "rag": "veridical.strategies.rag:RetrievalAugmented",
     "cove": "veridical.strategies.cove:ChainOfVerification",
 }
 
@@ -109,9 +110,8 @@ def _build(stage: Stage) -> Strategy:
     except pydantic.ValidationError as wrong:
         first = wrong.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(
-            f"Option {where!r} of strategy {stage.name!r}: {first['msg']}.", param="strategy"
-        ) from None
+        what = f"Option {where!r} of strategy" if where else "Strategy"
+        raise InvalidRequest(f"{what} {stage.name!r}: {first['msg']}.", param="strategy") from None
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from veridical.strategies.reply import Reply
-from veridical.strategies.types import Message, Usage
+from veridical.strategies.types import Evidence, Message, Usage
 
 #: How many backend calls stand one behind the other up to this point of this task. A task
 #: inherits its parent's value, so concurrent calls share a depth and dependent ones add up.
@@ -32,11 +32,25 @@ class Call:
 
 
 @dataclass(slots=True)
+class Retrieval:
+    """One search of one source. `found` are the ids of what came back, best first."""
+
+    source: str
+    query: str
+    at: float
+    seconds: float | None = None
+    found: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(slots=True)
 class Trace:
     """The record of one request. `on_progress` hears each step in words, `on_status` the first reply."""
 
     started: float = field(default_factory=time.perf_counter)
     calls: list[Call] = field(default_factory=list)
+    retrievals: list[Retrieval] = field(default_factory=list)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
     drafts: list[Reply] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     on_progress: Callable[[str], None] | None = None

@@ -202,6 +202,21 @@ class Conversation:
         )
         return self.messages[:count]
 
+    def asking(self, text: str) -> Conversation:
+        """This conversation with `text` in the place of the last question's; its other parts (images)
+        stay."""
+        for index in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[index]
+            if message.get("role") == "user":
+                content = message.get("content")
+                others = (
+                    [] if isinstance(content, str | None) else [p for p in content if p.get("type") != "text"]
+                )
+                asked = [{"type": "text", "text": text}, *others] if others else text
+                after = self.messages[index + 1 :]
+                return Conversation((*self.messages[:index], {**message, "content": asked}, *after))
+        return Conversation((*self.messages, {"role": "user", "content": text}))
+
     def answered(self, text: str) -> Conversation:
         """This conversation with `text` as the assistant's next words.
 
