@@ -25,7 +25,7 @@ from veridical.strategies.errors import NotFound, VeridicalError
 
 
 class Answer(Response):
-    """The response of a strategy: it works while it is sent, and stops when the client leaves."""
+    """The response of a strategy: it works while it is sent, until `Passthrough` sees the client leave."""
 
     def __init__(self, call: passthrough.ChatCall, assembly: Assembly) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the strategy and send what it says."""
-        await passthrough.answer(self.call, self.assembly, receive, send)
+        await passthrough.answer(self.call, self.assembly, send)
 
 
 def create_app(settings: Settings) -> Any:

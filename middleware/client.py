@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,19 +47,14 @@ class Client:
         if strategy:
             body["veridical"]["strategy"] = strategy
         reader = EventReader()
-        async with self._session() as session:
-            try:
-                async with session.post(f"{self.url}/chat/completions", data=orjson.dumps(body)) as response:
-                    if response.status != 200:
-                        raise _refusal(response.status, await response.read())
-                    async for chunk in response.content.iter_any():
-                        for data in reader.feed(chunk):
-                            if data != b"[DONE]":
-                                yield _piece(orjson.loads(data))
-            except aiohttp.ClientConnectorError:
-                raise self._unreachable() from None
-            except aiohttp.ClientError as error:
-                raise BackendError(f"The connection broke ({type(error).__name__}).") from error
+        url = f"{self.url}/chat/completions"
+        async with self._talking() as session, session.post(url, data=orjson.dumps(body)) as response:
+            if response.status != 200:
+                raise _refusal(response.status, await response.read())
+            async for chunk in response.content.iter_any():
+                for data in reader.feed(chunk):
+                    if data != b"[DONE]":
+                        yield _piece(orjson.loads(data))
 
     async def first_model(self) -> str:
         """The first model that the server lists.
@@ -66,17 +62,27 @@ class Client:
         Raises:
             VeridicalError: it lists none, or cannot be reached.
         """
+        async with self._talking() as session, session.get(f"{self.url}/models") as response:
+            raw = await response.read()
+            if response.status != 200:
+                raise _refusal(response.status, raw)
+        try:
+            return str(orjson.loads(raw)["data"][0]["id"])
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            raise VeridicalError(f"The server at {self.url} lists no models.") from None
+
+    @asynccontextmanager
+    async def _talking(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """A session; what goes wrong with the connection or its words comes out as ours."""
         async with self._session() as session:
             try:
-                async with session.get(f"{self.url}/models") as response:
-                    raw = await response.read()
-                    if response.status != 200:
-                        raise _refusal(response.status, raw)
-            except aiohttp.ClientConnectorError:
+                yield session
+            except (aiohttp.ClientConnectorError, aiohttp.InvalidURL):
                 raise self._unreachable() from None
-        for model in orjson.loads(raw).get("data", ()):
-            return str(model["id"])
-        raise VeridicalError(f"The server at {self.url} lists no models.")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise BackendError(f"The connection broke ({type(error).__name__}).") from error
+            except orjson.JSONDecodeError:
+                raise BackendError(f"The server at {self.url} speaks no chat completions.") from None
 
     def _session(self) -> aiohttp.ClientSession:
         headers = {"Content-Type": "application/json"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,7 +95,7 @@ OPEN, CLOSE = "<think>", "</think>"
 def without_thinking(answer: Answer) -> Answer:
     """The answer with a leading <think> block moved from its words to `reasoning_content`."""
     content = answer.message.get("content")
-    if not isinstance(content, str) or CLOSE not in content or content == answer.text:
+    if not isinstance(content, str) or content == answer.text:
         return answer
     moved = rewritten(answer, answer.text)
     if answer.message.get("reasoning_content"):
@@ -104,19 +104,33 @@ def without_thinking(answer: Answer) -> Answer:
     return replace(moved, message={**moved.message, "reasoning_content": thinking})
 
 
-async def without_thinking_live(deltas: AsyncGenerator[Delta, None]) -> AsyncIterator[Delta]:
-    """The same on a stream, wherever the network cut the tags."""
-    splitter = _Splitter()
+def begun_unseen(answer: Answer) -> bool:
+    """Whether the chat template opened the reasoning block: the words hold its end tag alone."""
+    content = answer.message.get("content")
+    return isinstance(content, str) and CLOSE in content and OPEN not in content
+
+
+async def without_thinking_live(
+    deltas: AsyncGenerator[Delta, None], begun: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Delta]:
+    """The same on a stream, wherever the network cut the tags.
+
+    `begun`, asked at the first delta, tells whether this model's words start inside the block.
+    """
+    splitter: _Splitter | None = None
     async for delta in deltas:
+        splitter = splitter or _Splitter(begun=begun())
         if splitter.speaking or not delta.text:
             yield delta
             continue
-        for piece in splitter.feed(delta.text):
-            rest = {k: v for k, v in delta.fields.items() if k != "content"}
-            # Log-probabilities stay with words of which nothing was cut off.
-            whole = piece.get("content") == delta.text
-            yield Delta({**rest, **piece}, delta.finish_reason, delta.logprobs if whole else None)
-    for piece in splitter.end():
+        first, *more = splitter.feed(delta.text) or [{}]
+        rest = {key: value for key, value in delta.fields.items() if key != "content"}
+        # Log-probabilities stay with words of which nothing was cut off.
+        whole = first.get("content") == delta.text
+        yield Delta({**rest, **first}, delta.finish_reason, delta.logprobs if whole else None)
+        for piece in more:
+            yield Delta(piece)
+    for piece in splitter.end() if splitter else ():
         yield Delta(piece)
 
 
@@ -124,18 +138,26 @@ class _Splitter:
     """Tells a leading reasoning block from the words behind it.
 
     Text is held back until it is known not to open a block; inside the block all but a possible
-    beginning of the end tag goes out as reasoning.
+    beginning of the end tag goes out as reasoning. Where the block is only thought to have `begun`
+    ahead of the text, all is held until its end tag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, begun: bool = False) -> None:
         self.speaking = False
+        self._begun = begun
         self._held = ""
         self._thinking = False
         self._thought = False
 
     def feed(self, text: str) -> list[dict[str, str]]:
         """The message fields that are certain once `text` has come."""
+        if self.speaking:
+            return [{"content": text}]
         self._held += text
+        if self._begun:
+            if CLOSE not in self._held:
+                return []
+            self._begun, self._held = False, OPEN + self._held.removeprefix(OPEN)
         if self._thinking:
             return self._inside()
         start = self._held.lstrip()
@@ -161,7 +183,7 @@ class _Splitter:
 
     def end(self) -> list[dict[str, str]]:
         """What was still held back when the stream ended."""
-        if self.speaking or not self._held:
+        if self.speaking or not self._held or (self._thought and not self._held.strip()):
             return []
         return _reasoning(self._held) if self._thinking else [{"content": self._held}]
 

@@ -193,9 +193,12 @@ def load_settings(
     environment = os.environ if environment is None else environment
     chosen = path or (Path("veridical.toml") if Path("veridical.toml").is_file() else None)
     values = _read_toml(chosen) if chosen else {}
+    if overrides and "backends" in overrides:  # a backend named by a flag stands alone
+        values["backends"] = {}
     _merge(values, _from_environment(environment, values))
     _merge(values, overrides or {})
-    for name, backend in (values.get("backends") or {}).items():
+    backends = values.get("backends")
+    for name, backend in backends.items() if isinstance(backends, dict) else ():
         if isinstance(backend, dict) and "type" not in backend:
             backend["type"] = "local" if name == "local" else "http"
     try:
@@ -227,7 +230,8 @@ def _from_environment(environment: Mapping[str, str], values: Mapping[str, Any])
     known = {**SHORT_VARIABLES, **{_variable(path): path for path in setting_paths()}}
     named_by_config = {text for text in _texts(values) if text.startswith("VERIDICAL_")}
     found: dict[str, Any] = {}
-    has_local = "local" in values.get("backends", {"local": {}})
+    backends = values.get("backends", {"local": {}})
+    has_local = isinstance(backends, Mapping) and "local" in backends
     for name in sorted(n for n in environment if n.startswith("VERIDICAL_")):
         if name == "VERIDICAL_LOCAL_MODEL" and not has_local:
             continue  # it names the embedded engine's model; it does not add that engine
@@ -271,7 +275,9 @@ def setting_paths() -> list[tuple[str, ...]]:
 
 def _explained(error: Any) -> str:
     """One validation error in words; an unknown key gets its nearest neighbours."""
-    path = [str(part) for part in error["loc"] if part not in ("http", "local", "vllm", "langchain")]
+    path = [str(part) for part in error["loc"]]
+    if path[:1] == ["backends"]:
+        path[2:3] = []  # the kind of backend, which is no key
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"unknown key {where!r}.{suggestion(path[-1], _siblings(error['loc']))}"

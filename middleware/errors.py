@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -85,15 +87,21 @@ def error_type(status: int) -> str:
 def error_object(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Status and `error` object for anything that went wrong; a backend's own 4xx object is passed on.
 
-    What is no `VeridicalError` is a fault of ours: logged here, told to the client without detail.
+    What is no `VeridicalError` is a fault of ours: logged here by its kind and place, since its text
+    and its traceback may hold a key; told to the client without detail.
     """
     if not isinstance(error, VeridicalError):
-        log.error("unexpected %s", type(error).__name__, exc_info=error)
+        log.error("unexpected %s at %s", type(error).__name__, _place(error))
         return 500, _object("The proxy failed on this request.", 500, None, "internal_error")
     status = status_of(error)
     if isinstance(error, BackendError) and error.body and status < 500:
         return status, {**_object(error.message, status, None, error.code), **error.body}
     return status, _object(error.message, status, error.param, error.code)
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
 
 
 def _object(message: str, status: int, param: str | None, code: str) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from typing import Any
 import aiohttp
 
 from veridical.middleware.assembly import Assembly
-from veridical.middleware.backends.openai_http import OpenAIBackend, network_errors, serialised
-from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object
+from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend, next_bytes, serialised
+from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object, log
 from veridical.middleware.pipeline import Run
 from veridical.middleware.protocol import (
     OWN_FIELDS,
     STRATEGY_HEADER,
+    BudgetRequest,
     ChatBody,
     check_for_strategy,
     read_body,
@@ -30,6 +31,7 @@ from veridical.middleware.responding import (
     Receive,
     Scope,
     Send,
+    respond,
     respond_error,
     respond_whole,
     until_gone,
@@ -37,36 +39,19 @@ from veridical.middleware.responding import (
 from veridical.middleware.routing import Route
 from veridical.middleware.sse import event
 from veridical.strategies.base import Strategy
-from veridical.strategies.errors import BackendError, BackendFailed, VeridicalError
+from veridical.strategies.errors import BackendError, BackendFailed
 from veridical.strategies.expression import parse_expression
 from veridical.strategies.registry import build_strategy
 
 CHAT_PATH = "/v1/chat/completions"
+#: A begun line of a relayed stream waits for its end up to this size.
+LONGEST_HELD_BYTES = 65_536
 #: Of one hop or of this server; never forwarded, in neither direction.
 _HOP = frozenset(
-    [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "host",
-        "content-length",
-        "accept-encoding",
-        "content-encoding",
-        "expect",
-        "cookie",
-        "set-cookie",
-        "server",
-        "date",
-    ]
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"}
+    | {"trailer", "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding"}
+    | {"content-encoding", "expect", "cookie", "set-cookie", "server", "date"}
 )
-#: Credentials: forwarded only where the client's own are wanted.
-_CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +80,23 @@ class Passthrough:
         headers: Headers = [(b"x-veridical-id", request_id.encode())]
         try:
             raw = await read_request_body(scope, receive, self.assembly.settings.server.max_body_bytes)
-            call = await self._understand(request_id, raw, scope)
-            headers.append((b"x-veridical-backend", call.route.mounted.name.encode()))
-            http = call.route.mounted.http
-            if http and relayable(call):
-                await until_gone(receive, relay(http, call, raw, headers, send))
-            else:
-                scope.setdefault("state", {})["chat"] = call
-                await self.app(scope, receive, send)
+            await until_gone(receive, self._serve(request_id, raw, headers, scope, receive, send))
         except ClientDisconnected:
             return
-        except VeridicalError as error:
+        except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
             await respond_error(error, headers, send)
+
+    async def _serve(
+        self, request_id: str, raw: bytes, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        call = await self._understand(request_id, raw, scope)
+        headers.append((b"x-veridical-backend", call.route.mounted.name.encode()))
+        http = call.route.mounted.http
+        if http and relayable(call):
+            await relay(http, call, raw, headers, send)
+        else:
+            scope.setdefault("state", {})["chat"] = call
+            await self.app(scope, receive, send)
 
     async def _understand(self, request_id: str, raw: bytes, scope: Scope) -> ChatCall:
         found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -115,8 +105,10 @@ class Passthrough:
         route = await self.assembly.router.resolve(request.model, headers)
         if request.asked is not None:
             strategy = build_strategy(request.asked)
+        elif route.suffix is not None:
+            strategy = built(route.suffix)
         else:
-            strategy = built(route.suffix or self.assembly.settings.default_strategy)
+            strategy = built(self.assembly.settings.default_strategy)
         return ChatCall(request_id, request, route, strategy, headers)
 
 
@@ -134,7 +126,7 @@ def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
         if name not in _HOP
         and name != "content-type"
         and not name.startswith("x-veridical-")
-        and (credentials or name not in _CREDENTIALS)
+        and (credentials or name not in CREDENTIALS)
     }
 
 
@@ -163,9 +155,10 @@ async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes
 
 
 def relayable(call: ChatCall) -> bool:
-    """Whether bytes can go through as they are: nothing to check, to tell or to wait for."""
+    """Whether bytes can go through as they are: nothing to check, to tell, to limit or to wait for."""
     return (
         str(call.strategy) == "direct"
+        and call.request.controls.budget == BudgetRequest()
         and call.request.controls.trace in (None, "none")
         and call.route.mounted.is_ready()
     )
@@ -188,46 +181,64 @@ async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Header
     """
     response = await http.send("POST", "/chat/completions", relayed_body(call, raw), call.headers)
     try:
-        if response.status >= 400 and http.api_key:
-            raise await http.refusal(response)
-        streams = response.content_type == "text/event-stream"
+        refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
         passed = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            (name.lower().encode("latin-1"), http.unkeyed(value.encode("latin-1")))
             for name, value in response.headers.items()
             if name.lower() not in _HOP
         ]
-        if response.content_length is not None:
+        if refusal is not None:
+            await respond(send, response.status, [*passed, *headers], refusal)
+            return
+        if response.content_length is not None and "Content-Encoding" not in response.headers:
             passed.append((b"content-length", str(response.content_length).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
-        await _relay_content(response, streams, send)
+        if response.content_type == "text/event-stream":
+            await _relay_events(response, send)
+        else:
+            await _relay_whole(response, send)
     finally:
         response.close()
 
 
-async def _relay_content(response: aiohttp.ClientResponse, streams: bool, send: Send) -> None:
-    """The body as it comes. A stream that breaks ends in an error event, a body that breaks in a
-    broken connection: neither looks complete."""
-    tail = b""
+async def _relay_whole(response: aiohttp.ClientResponse, send: Send) -> None:
+    """The body as it comes. One that breaks is left without its end, at which the server breaks the
+    connection: it must not look complete."""
     try:
-        while True:
-            async with network_errors():
-                chunk = await response.content.readany()
-            if not chunk:
-                break
-            tail = (tail + chunk)[-4096:] if streams else b""
+        while chunk := await next_bytes(response):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if streams and b"[DONE]" not in tail and b'"finish_reason":"' not in tail.replace(b" ", b""):
-            raise BackendFailed("The backend's stream ended before its answer was complete.")
     except BackendError as error:
-        if not streams:
-            raise ConnectionAbortedError("the backend's answer broke off") from error
-        _, found = error_object(error)
-        await send({"type": "http.response.body", "body": b"\n\n" + event({"error": found})})
+        log.warning("an answer broke off: %s", error.message)
         return
     await send({"type": "http.response.body", "body": b""})
 
 
-async def answer(call: ChatCall, assembly: Assembly, receive: Receive, send: Send) -> None:
+async def _relay_events(response: aiohttp.ClientResponse, send: Send) -> None:
+    """The events as they come, cut at line ends, so that one that breaks off is not half sent. A
+    stream that breaks ends in an error event."""
+    tail = held = b""
+    try:
+        while chunk := await next_bytes(response):
+            chunk, held = _lines(held + chunk)
+            if chunk:
+                tail = (tail + chunk)[-4096:]
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if b"[DONE]" not in tail + held and b'"finish_reason":"' not in tail.replace(b" ", b""):
+            raise BackendFailed("The backend's stream ended before its answer was complete.")
+    except BackendError as error:
+        _, found = error_object(error)
+        await send({"type": "http.response.body", "body": b"\n\n" + event({"error": found})})
+        return
+    await send({"type": "http.response.body", "body": held})
+
+
+def _lines(data: bytes) -> tuple[bytes, bytes]:
+    """The whole lines of `data`, and the begun one; a very long line is not held back."""
+    end = data.rfind(b"\n") + 1
+    return (data[:end], data[end:]) if len(data) - end < LONGEST_HELD_BYTES else (data, b"")
+
+
+async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
     """Run a call's strategy and send its answer, streamed or whole, or its error."""
     headers: Headers = [
         (b"x-veridical-id", call.id.encode()),
@@ -254,10 +265,8 @@ async def answer(call: ChatCall, assembly: Assembly, receive: Receive, send: Sen
         )
         if call.request.stream:
             stream = EventStream(run, headers, send, assembly.settings.server.heartbeat_s)
-            await until_gone(receive, stream())
+            await stream()
         else:
-            await until_gone(receive, respond_whole(run, headers, send))
-    except ClientDisconnected:
-        return
+            await respond_whole(run, headers, send)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
         await respond_error(error, headers, send)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from veridical.middleware.protocol import ChatBody
 from veridical.middleware.retrying import Retrying
 from veridical.middleware.routing import Route
-from veridical.strategies.base import Context, Strategy
+from veridical.strategies.base import Context, Retrieve, Strategy
 from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.errors import (
     BackendError,
     BudgetExceeded,
     DeadlineExceeded,
+    RetrievalFailed,
     UnparsableOutput,
     VeridicalError,
 )
+from veridical.strategies.evidence import supports
 from veridical.strategies.llm import LLM
 from veridical.strategies.reply import Reply
-from veridical.strategies.trace import Trace
+from veridical.strategies.trace import Retrieval, Trace
 from veridical.strategies.types import Answer, Conversation, Delta, Status
 
 #: What a strategy may run into and still have a draft to fall back on.
-FAILURES = (BackendError, UnparsableOutput)
+FAILURES = (BackendError, RetrievalFailed, UnparsableOutput)
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Run:
     limits: Limits
     headers: Mapping[str, str]
     roles: Mapping[str, Route] = field(default_factory=dict)
+    retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
     traced: bool = True
 
     def __post_init__(self) -> None:
@@ -67,8 +70,10 @@ class Run:
         params = self.request.params
         if not self.request.stream:
             params.pop("stream_options", None)
+        if choice.index and isinstance(params.get("seed"), int):
+            params["seed"] += choice.index  # one seed for all would draw the same answer n times
         roles = {name: self._llm(route, choice) for name, route in self.roles.items()}
-        return Context(self._llm(self.route, choice), params, self.request.stream, roles)
+        return Context(self._llm(self.route, choice), params, self.request.stream, roles, self.retrievers)
 
     def _llm(self, route: Route, choice: Choice) -> LLM:
         backend = route.mounted.backend
@@ -170,8 +175,14 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         "claims": told[0]["claims"] if len(told) == 1 else [],
         "notes": list(dict.fromkeys(note for trace in traces for note in trace.notes)),
     }
+    found = {each.id: each for trace in traces for each in trace.evidence.values()}
+    if found:
+        report["evidence"] = [asdict(each) for each in found.values()]
+        report["retrievals"] = [_retrieval(search) for trace in traces for search in trace.retrievals]
     if len(told) > 1:
         report["choices"] = told
+    elif "support" in told[0]:
+        report["support"] = told[0]["support"]
     if level == "full":
         steps = [[_step(call) for call in trace.calls] for trace in traces]
         drafts = [[draft.answer.text for draft in trace.drafts] for trace in traces]
@@ -182,11 +193,20 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
 
 def _told(choice: Choice) -> dict[str, Any]:
     reply = choice.reply
-    return {
+    told: dict[str, Any] = {
         "status": reply.status if reply else Status.DEGRADED,
         "claims": [_claim(claim) for claim in (reply.claims if reply else ())],
         "notes": choice.trace.notes,
     }
+    if reply and reply.evidence:
+        told["support"] = [asdict(each) for each in supports(reply.answer.text, reply.evidence)]
+    return told
+
+
+def _retrieval(search: Retrieval) -> dict[str, Any]:
+    """One search, without what it found: that stands in the evidence."""
+    seconds = None if search.seconds is None else round(search.seconds, 3)
+    return {**asdict(search), "at": round(search.at, 3), "seconds": seconds, "found": list(search.found)}
 
 
 def _claim(claim: Any) -> dict[str, Any]:

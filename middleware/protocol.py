@@ -171,7 +171,10 @@ def check_for_strategy(request: ChatBody, max_n: int) -> None:
     """
     if request.n > max_n:
         raise InvalidRequest(f"'n' may be at most {max_n} with a strategy.", param="n")
-    if request.body.get("audio") is not None or "audio" in (request.body.get("modalities") or ()):
+    modalities = request.body.get("modalities")
+    if not isinstance(modalities, list | None):
+        raise InvalidRequest("'modalities' must be an array.", param="modalities")
+    if request.body.get("audio") is not None or "audio" in (modalities or ()):
         raise UnsupportedParameter("Spoken answers cannot be checked: use 'direct'.", param="modalities")
     for name, (low, high) in _NUMBERS.items():
         value = request.body.get(name)

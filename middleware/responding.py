@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from veridical.middleware.completion import Chunks, completion, without_thinking_live
+from veridical.middleware.completion import Chunks, begun_unseen, completion, without_thinking_live
 from veridical.middleware.errors import ClientDisconnected, error_object, error_response
 from veridical.middleware.pipeline import Choice, Run
 from veridical.middleware.sse import DONE, comment, event
@@ -169,9 +169,11 @@ class EventStream:
 
     async def _choice(self, choice: Choice) -> None:
         live = self.run.live(choice)
+        drafts = choice.trace.drafts
+        words = without_thinking_live(live, lambda: any(begun_unseen(draft.answer) for draft in drafts))
         finish = "stop"
         try:
-            async for delta in live if self.run.direct else without_thinking_live(live):
+            async for delta in live if self.run.direct else words:
                 finish = delta.finish_reason or finish
                 if delta.fields:
                     await self.queue.put(event(self.chunks.delta(choice.index, delta)))

@@ -10,12 +10,14 @@ from typing import Any
 
 from veridical.middleware.backends.openai_http import OpenAIBackend
 from veridical.strategies.backend import Backend
-from veridical.strategies.errors import BackendError, NotFound
+from veridical.strategies.errors import BackendError, BackendRefused, NotFound
 
 #: Model lists are read again for an unknown name, but not more often than this.
 REREAD_S = 10.0
 #: Lists kept per backend: one for each client credential that is forwarded.
 MAX_LISTS = 256
+#: A longer name is no MODEL+STRATEGY; reading it in every way would take long.
+MAX_NAME = 2_000
 
 
 async def _at_once() -> None:
@@ -50,15 +52,30 @@ class Mounted:
         if self.names is not None or self.http is None:
             return {name: _model(name, self.name) for name in self.names or ()}
         key = headers.get("authorization", "") if self.http.forwards_authorization else ""
+        if (listed := self._held(key, newer_than)) is not None:
+            return listed
         async with self._reading:
-            at, listed = self._lists.get(key, (-1.0, {}))
-            if at < newer_than or at < 0:
-                await self.ready()
-                listed = {m["id"]: m for m in await self.http.models(headers)}
-                while len(self._lists) >= MAX_LISTS:
-                    self._lists.pop(next(iter(self._lists)))
-                self._lists[key] = (time.monotonic(), listed)
+            if (listed := self._held(key, newer_than)) is not None:
+                return listed
+            await self.ready()
+            listed = {model["id"]: model for model in await self._read(self.http, headers)}
+            while len(self._lists) >= MAX_LISTS:
+                self._lists.pop(next(iter(self._lists)))
+            self._lists[key] = (time.monotonic(), listed)
         return listed
+
+    def _held(self, key: str, newer_than: float) -> dict[str, dict[str, Any]] | None:
+        at, listed = self._lists.get(key, (-1.0, {}))
+        return listed if at >= max(0.0, newer_than) else None
+
+    async def _read(self, http: OpenAIBackend, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+        try:
+            return await http.models(headers)
+        except BackendRefused as refused:
+            if refused.status not in (404, 405, 501):
+                raise
+            words = f"Backend {self.name!r} lists no models: name them under 'models' in its configuration."
+            raise BackendRefused(words, status=404) from None
 
     def upstream(self, name: str) -> str:
         """What the backend calls the model that we call `name`."""
@@ -104,7 +121,8 @@ class Router:
         if failed:
             raise failed
         known = [known for mounted in self.mounted for known in await mounted.models(headers)]
-        raise NotFound("model", name, known, param="model")
+        _, plus, suffix = name.partition("+")
+        raise NotFound("model", name, [model + plus + suffix for model in known], param="model")
 
     async def _routes(
         self, name: str, headers: Mapping[str, str], *, newer_than: float
@@ -150,6 +168,6 @@ class Router:
 def splits(name: str) -> Iterator[tuple[str, str | None]]:
     """Every way to read a name as MODEL or MODEL+STRATEGY, the longest model first."""
     yield name, None
-    at = len(name)
+    at = len(name) if len(name) <= MAX_NAME else 0
     while (at := name.rfind("+", 0, at)) > 0:
         yield name[:at], name[at + 1 :]

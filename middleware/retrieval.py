@@ -1,0 +1,74 @@
+"""From configured retrievers to what strategies call: langchain documents become evidence, their
+failures ours. A retriever is opened on its first use, so a server that needs none pays for none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from veridical.strategies.errors import RetrievalFailed
+from veridical.strategies.types import Evidence
+
+if TYPE_CHECKING:
+    from langchain_core.retrievers import BaseRetriever
+
+
+@dataclass
+class Source:
+    """A named source of evidence: `make` opens its retriever, once, in a worker thread."""
+
+    name: str
+    make: Callable[[], BaseRetriever]
+    timeout_s: float = 20.0
+    _opened: BaseRetriever | None = field(default=None, repr=False)
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def __call__(self, query: str, k: int) -> list[Evidence]:
+        """The `k` passages that fit `query` best.
+
+        Raises:
+            RetrievalFailed: the source failed or did not answer in time; says which, not why in full.
+        """
+        retriever = await self.open()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                found = await retriever.ainvoke(query, k=k)
+        except TimeoutError:
+            raise RetrievalFailed(
+                f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
+            ) from None
+        except Exception as error:
+            # Any third party's retriever may stand here, and it may raise anything.
+            raise RetrievalFailed(f"The source {self.name!r} failed ({type(error).__name__}).") from error
+        return [evidence(document, self.name) for document in found[:k]]
+
+    async def open(self) -> BaseRetriever:
+        """The retriever, opened now if it was not.
+
+        Raises:
+            RetrievalFailed: it cannot be opened.
+        """
+        async with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = await asyncio.to_thread(self.make)
+                except Exception as error:
+                    words = getattr(error, "message", type(error).__name__)
+                    raise RetrievalFailed(f"The source {self.name!r} cannot be opened: {words}") from error
+        return self._opened
+
+
+def evidence(document: Any, source: str) -> Evidence:
+    """A langchain document as evidence; a third party's may lack any of our metadata."""
+    metadata = document.metadata
+    score = metadata.get("score")
+    return Evidence(
+        str(metadata.get("source") or document.id or hash(document.page_content)),
+        document.page_content,
+        str(metadata.get("title") or ""),
+        str(metadata.get("url") or ""),
+        float(score) if isinstance(score, int | float) else None,
+        str(metadata.get("retriever") or source),
+    )
