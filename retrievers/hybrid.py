@@ -116,8 +116,11 @@ class HybridRetriever(Retriever):
             except TimeoutError:
                 return RetrieverTimeout(f"{part.get_name()}: no answer within {self.timeout} s")
 
-        async with asyncio.TaskGroup() as group:
-            runs = [group.create_task(ask(part)) for part in self._parts]
+        try:
+            async with asyncio.TaskGroup() as group:
+                runs = [group.create_task(ask(part)) for part in self._parts]
+        except BaseExceptionGroup as bugs:  # no failure of a source: those are caught in `ask`
+            raise bugs.exceptions[0] from None
         return self._fused(query, k, [run.result() for run in runs])
 
     def _fused(
