@@ -6,21 +6,21 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
+from pydantic import InstanceOf
 
 from veridical.retrievers.base import Retriever
 from veridical.retrievers.errors import IndexCorrupt, IndexMismatch, RetrieverMisconfigured
-from veridical.retrievers.passages import Hit, PassageStore
+from veridical.retrievers.passages import Distinct, Hit, PassageStore, distinct_hits
 from veridical.retrievers.postings import Shards
 from veridical.retrievers.storage import BM25Info, StoredIndex
 from veridical.retrievers.terms import Analyzer
 
 FOLDER = "bm25"
-Distinct = Literal["document", "passage"]
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,7 @@ class BM25Index:
         if not columns:
             return []
         scores = self.model.get_scores_from_ids(columns)
-        hits: list[Hit] = []
-        seen: set[str] = set()
-        for number, score in _best_first(scores, k + 8):
-            passage = self.passages[number]
-            keys = {passage.document if distinct == "document" else passage.id, "\n" + passage.indexed}
-            if seen.isdisjoint(keys):
-                seen |= keys
-                hits.append(Hit(passage, score))
-                if len(hits) == k:
-                    break
-        return hits
+        return distinct_hits(_best_first(scores, k + 8), self.passages, k, distinct)
 
 
 def _best_first(scores: np.ndarray[Any, Any], count: int) -> Iterator[tuple[int, float]]:
@@ -140,7 +130,7 @@ class BM25Retriever(Retriever):
     """Passages that share words with the query, best first."""
 
     name: str | None = "bm25"
-    index: BM25Index
+    index: InstanceOf[BM25Index]
     distinct: Distinct = "document"
 
     @classmethod

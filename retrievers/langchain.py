@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import uuid
 from collections.abc import Mapping
 from typing import Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from veridical.retrievers.base import Retriever
 from veridical.retrievers.errors import (
@@ -38,6 +39,7 @@ class LangChainRetriever(Retriever):
     k_argument: str | None = None
     timeout: float | None = Field(default=None, gt=0)
     origin: str = ""
+    _own: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def load(cls, path: str, kwargs: Mapping[str, Any] | None = None, **settings: Any) -> Self:
@@ -49,8 +51,8 @@ class LangChainRetriever(Retriever):
 
     @property
     def identity(self) -> str:
-        """The import string with its arguments; without them, the object itself."""
-        return f"langchain:{self.origin or id(self.retriever)}:{sorted(self.keys.items())}"
+        """The import string with its arguments; without one, this object alone."""
+        return f"langchain:{self.origin or self._own}:{sorted(self.keys.items())}"
 
     def find(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """Ask the wrapped retriever."""

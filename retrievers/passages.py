@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import orjson
@@ -16,6 +17,8 @@ from veridical.retrievers.errors import IndexCorrupt
 
 TEXTS = "passages.jsonl"
 OFFSETS = "offsets.int64"
+#: What a result holds once: each document by its best passage, or each passage.
+Distinct = Literal["document", "passage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,23 @@ class PassageStore:
             return Passage.from_line(self._map[start:end])
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise IndexCorrupt(f"Passage {number} cannot be read: {error}") from error
+
+
+def distinct_hits(
+    ranked: Iterable[tuple[int, float]], passages: PassageStore, k: int, distinct: Distinct
+) -> list[Hit]:
+    """The first `k` of a ranking, without repeats of a text or, as `distinct` says, of a document."""
+    hits: list[Hit] = []
+    seen: set[str] = set()
+    for number, score in ranked:
+        passage = passages[number]
+        keys = {passage.document if distinct == "document" else passage.id, "\n" + passage.indexed}
+        if seen.isdisjoint(keys):
+            seen |= keys
+            hits.append(Hit(passage, score))
+            if len(hits) == k:
+                break
+    return hits
 
 
 class PassageWriter:

@@ -26,7 +26,8 @@ wikipedia = pytest.importorskip("wikipedia", reason="needs the extra 'wikipedia'
 
 PAGES = {
     "Canberra": "Canberra is the capital city of Australia.\n\n\n== History ==\n"
-    "The city was founded in 1913. Walter Burley Griffin won the design contest.\n\n== References ==\nGriffin, W. B. (1913). City plan.",
+    "The city was founded in 1913. Walter Burley Griffin won the design contest.\n\n"
+    "== References ==\nGriffin, W. B. (1913). City plan.",
     "Sydney": "Sydney is the largest city in Australia.\n\n== Harbour ==\nThe Opera House opened in 1973.",
     "Mercury (planet)": "Mercury is the planet nearest to the Sun.",
     "Mercury (element)": "Mercury is a metal that is liquid at room temperature.",
