@@ -174,6 +174,8 @@ def _filled(faiss: Any, kind: str, vectors: Vectors, progress: OnProgress) -> An
         raise RetrieverMisconfigured(f"{kind!r} is no kind of index and no FAISS factory string") from error
     if kind == "hnsw":
         index.hnsw.efConstruction, index.hnsw.efSearch = 80, 128
+    if kind == "ivfpq":  # the factory turns on a minute of training for a kind of search that is not used
+        faiss.downcast_index(index).do_polysemous_training = False
     working = to_gpu(faiss, index) if kind != "hnsw" else index
     if not working.is_trained:
         rng = np.random.default_rng(0)
