@@ -122,12 +122,17 @@ class RemoteRetriever(Retriever):
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
+        form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """The JSON answer to one request; a pause that the source asks for is kept, if it is short."""
+        """The JSON answer to one request (`body` is sent as JSON, `form` as a form).
+
+        A pause that the source asks for is kept, if it is short.
+        """
+        sent = {"params": params, "json": body, "data": form}
         for left in range(self.retries, -1, -1):
             try:
-                return await self._send(method, url, params, body, headers or {})
+                return await self._send(method, url, sent, headers or {})
             except RetrieverRateLimited as limited:
                 wait = 1.0 if limited.retry_after is None else limited.retry_after
                 if not left or wait > LONGEST_PAUSE:
@@ -135,12 +140,12 @@ class RemoteRetriever(Retriever):
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    async def _send(self, method: str, url: str, params: Any, body: Any, headers: Mapping[str, str]) -> Any:
+    async def _send(self, method: str, url: str, sent: dict[str, Any], headers: Mapping[str, str]) -> Any:
         who = self.get_name()
-        sent = {"User-Agent": self.user_agent, "Accept": "application/json", **headers}
+        headers = {"User-Agent": self.user_agent, "Accept": "application/json", **headers}
         try:
             async with self._session().request(
-                method, url, params=params, json=body, headers=sent, max_redirects=3
+                method, url, **sent, headers=headers, max_redirects=3
             ) as response:
                 error = refusal(response.status, response.headers.get("Retry-After"), who)
                 if error:
