@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from pydantic import InstanceOf
 
 from veridical.retrievers.base import Retriever
@@ -324,3 +325,20 @@ class DenseRetriever(Retriever):
 
     def _documents(self, hits: Sequence[Hit]) -> list[Document]:
         return [hit.to_document(self.get_name()) for hit in hits]
+
+
+class SentenceEmbeddings(Embeddings):
+    """A sentence-transformers model as langchain's `Embeddings`, for vector stores on their own servers."""
+
+    def __init__(self, model: str) -> None:
+        self._encoder = SentenceEncoder.load(model)
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a query."""
+        vector: list[float] = self._encoder.queries([text])[0].tolist()
+        return vector
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """The vectors of passages."""
+        vectors: list[list[float]] = self._encoder.passages(texts).tolist()
+        return vectors

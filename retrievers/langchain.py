@@ -11,6 +11,7 @@ from typing import Any, Self
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import VectorStore
 from pydantic import Field, PrivateAttr
 
 from veridical.retrievers.base import Retriever
@@ -43,8 +44,14 @@ class LangChainRetriever(Retriever):
 
     @classmethod
     def load(cls, path: str, kwargs: Mapping[str, Any] | None = None, **settings: Any) -> Self:
-        """Import `package.module:name` (a retriever class, or a function that makes one) and call it."""
-        made = _import(path)(**(kwargs or {}))
+        """Import `package.module:name` and call it with `kwargs`: all that a configuration file can say.
+
+        It names a retriever, a vector store, or a function that makes one of them. An argument of the
+        form `{"import": "package.module:name", "kwargs": {…}}` is made in the same way.
+        """
+        made = _made({"import": path, "kwargs": kwargs or {}})
+        if isinstance(made, VectorStore):
+            made, settings = made.as_retriever(), {"k_argument": "k", **settings}
         if not isinstance(made, BaseRetriever):
             raise RetrieverMisconfigured(f"{path} made a {type(made).__name__}, not a langchain retriever")
         return cls(retriever=made, origin=f"{path}({sorted((kwargs or {}).items())})", **settings)
@@ -104,6 +111,17 @@ class LangChainRetriever(Retriever):
                 "retriever": self.get_name(),
             },
         )
+
+
+def _made(value: Any) -> Any:
+    """A value of the configuration, with what it names imported and made."""
+    if not isinstance(value, Mapping) or "import" not in value:
+        return value
+    make, kwargs = _import(value["import"]), value.get("kwargs", {})
+    try:
+        return make(**{key: _made(argument) for key, argument in kwargs.items()})
+    except Exception as error:  # a third party may raise anything
+        raise RetrieverMisconfigured(f"{value['import']}: {type(error).__name__}: {error}") from error
 
 
 def _import(path: str) -> Any:

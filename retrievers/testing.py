@@ -1,21 +1,25 @@
-"""Fakes for tests: ten pages with known answers, and a retriever that follows a script."""
+"""Fakes for tests: ten pages with known answers, an embedding model, a retriever that follows a script."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
 from veridical.retrievers.base import Retriever
 from veridical.retrievers.errors import RetrieverError
 from veridical.retrievers.passages import document
+from veridical.retrievers.terms import Analyzer
 
 #: Written for these tests.
 PAGES: list[dict[str, Any]] = [
@@ -102,6 +106,40 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]] | None = None) -> 
     rows = PAGES if rows is None else rows
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+class BagOfWords(Embeddings):
+    """Unit vectors by hashed stems, near each other where words are shared: an embedding model for tests.
+
+    Both an `Encoder` of ours and langchain's `Embeddings`. `calls` holds the size of every batch.
+    """
+
+    dimension = 64
+
+    def __init__(self, salt: str = "") -> None:
+        self.salt = salt
+        self.calls: list[int] = []
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """One row per text."""
+        self.calls.append(len(texts))
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            for term in [*Analyzer()(text), "#"]:
+                row[zlib.crc32((self.salt + term).encode()) % self.dimension] += 1
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    passages = queries
+
+    def embed_query(self, text: str) -> list[float]:
+        """As langchain asks."""
+        return self.embed_documents([text])[0]
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """As langchain asks."""
+        vectors: list[list[float]] = self.queries(texts).tolist()
+        return vectors
 
 
 class FakeRetriever(Retriever):

@@ -2,43 +2,20 @@ import asyncio
 import os
 import threading
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from veridical.retrievers import dense, index
 from veridical.retrievers.batching import Batcher
 from veridical.retrievers.dense import DenseIndex, DenseRetriever, SentenceEncoder, choose_kind, factory
 from veridical.retrievers.errors import IndexCorrupt, IndexMismatch, RetrieverMisconfigured
-from veridical.retrievers.terms import Analyzer
-from veridical.retrievers.testing import QUESTIONS, write_jsonl
+from veridical.retrievers.testing import QUESTIONS, BagOfWords, write_jsonl
 
 faiss = pytest.importorskip("faiss", reason="needs the extra 'dense' (faiss)")
-WIDTH = 64
-
-
-class BagOfWords:
-    """Unit vectors by hashed stems: near where words are shared. Counts its calls."""
-
-    dimension = WIDTH
-
-    def __init__(self, salt: str = "") -> None:
-        self.salt = salt
-        self.calls: list[int] = []
-
-    def queries(self, texts: Sequence[str]) -> Any:
-        self.calls.append(len(texts))
-        rows = np.zeros((len(texts), WIDTH), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for term in [*Analyzer()(text), "#"]:
-                row[zlib.crc32((self.salt + term).encode()) % WIDTH] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    passages = queries
+WIDTH = BagOfWords.dimension
 
 
 @pytest.fixture
