@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -15,6 +16,14 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from veridical.retrievers.errors import RetrieverMisconfigured
+
+
+def document(
+    text: str, *, source: str, title: str, url: str, score: float | None, retriever: str, **more: Any
+) -> Document:
+    """A langchain document whose metadata has `source` (its id), `title`, `url`, `score` and `retriever`."""
+    metadata = {"source": source, "title": title, "url": url, "score": score, "retriever": retriever, **more}
+    return Document(text, id=source, metadata=metadata)
 
 
 class Retriever(BaseRetriever):

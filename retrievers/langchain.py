@@ -14,7 +14,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, PrivateAttr
 
-from veridical.retrievers.base import Retriever
+from veridical.retrievers.base import Retriever, document
 from veridical.retrievers.errors import (
     RetrieverBroken,
     RetrieverError,
@@ -22,7 +22,6 @@ from veridical.retrievers.errors import (
     RetrieverTimeout,
     RetrieverUnavailable,
 )
-from veridical.retrievers.passages import document
 
 
 class LangChainRetriever(Retriever):

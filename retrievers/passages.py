@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import orjson
 from langchain_core.documents import Document
 
+from veridical.retrievers.base import document
 from veridical.retrievers.errors import IndexCorrupt
 
 TEXTS = "passages.jsonl"
@@ -76,14 +77,6 @@ class Hit:
             score=self.score,
             retriever=retriever,
         )
-
-
-def document(
-    text: str, *, source: str, title: str, url: str, score: float | None, retriever: str, **more: Any
-) -> Document:
-    """A langchain document whose metadata has `source` (its id), `title`, `url`, `score` and `retriever`."""
-    metadata = {"source": source, "title": title, "url": url, "score": score, "retriever": retriever, **more}
-    return Document(text, id=source, metadata=metadata)
 
 
 class PassageStore:

@@ -33,7 +33,7 @@ RETRIEVERS: Mapping[str, str] = MappingProxyType(
 
 
 def retriever_class(name: str) -> type[Retriever]:
-    """The class of that name; `RetrieverMisconfigured` where there is none, or a plug-in takes one of our names."""
+    """The class of that name. A name that is unknown, or ours and taken by a plug-in too, is an error."""
     plugins = {point.name: point for point in entry_points(group=GROUP)}
     clash = sorted(RETRIEVERS.keys() & plugins.keys())
     if clash:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 from pydantic import Field, SecretStr
 
+from veridical.retrievers.base import document
 from veridical.retrievers.errors import RetrieverBroken, RetrieverUnavailable
-from veridical.retrievers.passages import document
 from veridical.retrievers.remote import RemoteRetriever
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from langchain_core.documents import Document
 from pydantic import Field
 
+from veridical.retrievers.base import document
 from veridical.retrievers.errors import RetrieverBroken, RetrieverRateLimited, RetrieverUnavailable
-from veridical.retrievers.passages import document
 from veridical.retrievers.ranking import bm25_scores
 from veridical.retrievers.remote import RemoteRetriever
 from veridical.retrievers.sparql import (

@@ -15,11 +15,10 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from pydantic import Field
 
-from veridical.retrievers.base import Retriever
+from veridical.retrievers.base import Retriever, document
 from veridical.retrievers.chunking import Chunker
 from veridical.retrievers.errors import RetrieverError, RetrieverTimeout
 from veridical.retrievers.mediawiki import Ambiguous, Deadline, MediaWiki, Page
-from veridical.retrievers.passages import document
 from veridical.retrievers.ranking import bm25_scores
 from veridical.retrievers.remote import USER_AGENT
 from veridical.retrievers.terms import Analyzer

@@ -112,6 +112,19 @@ def test_scores_are_those_of_bm25s(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert all(expected[number] == pytest.approx(score) for number, score in best)
 
 
+def test_remote_retrievers_need_no_extra_to_be_imported() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfor name in ('numpy', 'Stemmer', 'bm25s', 'wikipedia'): sys.modules[name] = None\n"
+        "import veridical.retrievers.web, veridical.retrievers.wikidata, veridical.retrievers.wikipedia\n"
+        "import veridical.retrievers.cache, veridical.retrievers.hybrid, veridical.retrievers.registry\n"
+        "import veridical.retrievers.langchain, veridical.retrievers.testing, veridical.retrievers.rerank"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_loads_nothing_heavy() -> None:
     import subprocess
     import sys

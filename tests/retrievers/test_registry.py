@@ -21,7 +21,7 @@ def test_every_name_leads_to_a_retriever_that_bears_it(name: str) -> None:
 
 
 def test_a_near_miss_is_told() -> None:
-    with pytest.raises(RetrieverMisconfigured, match="no retriever 'wikipedai'. Did you mean 'wikipedia'"):
+    with pytest.raises(RetrieverMisconfigured, match=r"no retriever 'wikipedai'\. Did you mean 'wikipedia'"):
         registry.retriever_class("wikipedai")
 
 
