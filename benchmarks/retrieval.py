@@ -216,7 +216,7 @@ def gold(path: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def recall(retriever: Any, rows: Sequence[tuple[str, set[str]]]) -> Row:
-    """The mean share of gold titles among the first 2, 5 and 10 documents, and of questions with all in 10."""
+    """The mean share of gold titles among the first 2, 5 and 10 documents."""
     shares: dict[int, list[float]] = {2: [], 5: [], 10: []}
     for question, titles in rows:
         found = [doc.metadata["title"] for doc in retriever.invoke(question, k=10)]

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import orjson
+from langchain_core.documents import Document
 
 from veridical.retrievers.base import Retriever
 from veridical.retrievers.bm25 import FOLDER as BM25_FOLDER
@@ -26,7 +27,7 @@ from veridical.retrievers.bm25 import BM25Index, BM25Retriever, BM25Settings, bu
 from veridical.retrievers.chunking import Chunker
 from veridical.retrievers.corpus import Corpus, Record
 from veridical.retrievers.errors import CorpusInvalid, IndexBusy, RetrieverMisconfigured
-from veridical.retrievers.passages import Hit, Passage, PassageStore, PassageWriter
+from veridical.retrievers.passages import Passage, PassageStore, PassageWriter
 from veridical.retrievers.postings import PostingsWriter, Shards
 from veridical.retrievers.storage import (
     BM25Info,
@@ -55,6 +56,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+Kind = Literal["auto", "bm25", "dense", "hybrid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +121,9 @@ def build(
     return IndexInfo.of(folder, manifest)
 
 
-def search(folder: Path | str, query: str, k: int = 5) -> list[Hit]:
-    """The best `k` passages of the index in `folder`: by BM25, or by the dense part where it has none."""
-    stored = StoredIndex.open(folder)
-    if stored.manifest.bm25 is not None:
-        return BM25Index.open(stored).search(query, k)
-    from veridical.retrievers.dense import DenseIndex
-
-    return DenseIndex.open(stored).search(query, k)
+def search(folder: Path | str, query: str, k: int = 5, *, kind: Kind = "auto") -> list[Document]:
+    """The best `k` documents of the index in `folder`; `kind` as for `open_retriever`."""
+    return open_retriever(folder, k, kind=kind).invoke(query)
 
 
 def info(folder: Path | str) -> IndexInfo:
@@ -134,13 +131,19 @@ def info(folder: Path | str) -> IndexInfo:
     return IndexInfo.of(Path(folder), Manifest.read(Path(folder)))
 
 
-def open_retriever(folder: Path | str, k: int = 5) -> Retriever:
-    """The best retriever that an index folder allows: both parts fused, or the one it has."""
-    stored = StoredIndex.open(folder)
+def open_retriever(folder: Path | str, k: int = 5, *, kind: Kind = "auto", verify: bool = True) -> Retriever:
+    """A retriever over the index in `folder`: "bm25", "dense", both fused ("hybrid"), or the best it allows.
+
+    `IndexMismatch` where the index lacks the part; `verify` as for `StoredIndex.open`.
+    """
+    stored = StoredIndex.open(folder, verify=verify)
+    has = {"bm25": stored.manifest.bm25 is not None, "dense": stored.manifest.dense is not None}
+    if kind == "auto":
+        kind = "hybrid" if all(has.values()) else "bm25" if has["bm25"] else "dense"
     parts: list[Retriever] = []
-    if stored.manifest.bm25 is not None:
+    if kind in ("bm25", "hybrid"):
         parts.append(BM25Retriever(index=BM25Index.open(stored), k=k))
-    if stored.manifest.dense is not None:
+    if kind in ("dense", "hybrid"):
         from veridical.retrievers.dense import DenseIndex, DenseRetriever
 
         parts.append(DenseRetriever(index=DenseIndex.open(stored), k=k))

@@ -69,7 +69,7 @@ def test_the_title_is_searched(tmp_path: Path) -> None:
         tmp_path / "c.jsonl", [{"title": "Quokka", "text": "A small marsupial."}, {"text": "A bird."}]
     )
     index.build(tmp_path / "c.jsonl", tmp_path / "index")
-    assert [hit.passage.id for hit in index.search(tmp_path / "index", "quokka")] == ["1"]
+    assert [doc.id for doc in index.search(tmp_path / "index", "quokka")] == ["1"]
 
 
 def test_a_text_is_given_once_and_a_long_document_by_its_best_passage(tmp_path: Path) -> None:

@@ -53,8 +53,9 @@ def test_info_and_search_of_an_index_with_both_parts(corpus: Path, tmp_path: Pat
     both = index.open_retriever(tmp_path / "index", k=4)
     docs = both.invoke("Which planet is nearest to the Sun?")
     assert (both.get_name(), docs[0].metadata["source"]) == ("hybrid", "mercury-planet")
-    assert index.search(tmp_path / "index", "planet")[0].passage.id == "mercury-planet"
-    assert index.search(built(corpus, tmp_path / "dense"), "planet")[0].passage.id == "mercury-planet"
+    for kind in ("auto", "bm25", "dense", "hybrid"):
+        assert index.search(tmp_path / "index", "nearest planet", kind=kind)[0].id == "mercury-planet"
+    assert index.search(built(corpus, tmp_path / "dense"), "planet")[0].id == "mercury-planet"
 
 
 @pytest.mark.parametrize(

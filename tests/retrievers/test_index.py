@@ -28,7 +28,7 @@ pytest.importorskip("bm25s", reason="needs the extra 'bm25'")
 
 
 def ids(folder: Path, query: str) -> list[str]:
-    return [hit.passage.id for hit in index.search(folder, query)]
+    return [doc.metadata["source"] for doc in index.search(folder, query)]
 
 
 def generation(folder: Path) -> Path:
@@ -191,6 +191,8 @@ def test_a_dense_search_needs_a_dense_part(built: Path) -> None:
 
     with pytest.raises(IndexMismatch, match="no dense part"):
         DenseIndex.open(built)
+    with pytest.raises(IndexMismatch, match="no dense part"):
+        index.search(built, "polonium", kind="hybrid")
 
 
 # --- builds that are cut off
