@@ -106,6 +106,8 @@ class CachedRetriever(Retriever):
 
     Equal searches that run at once in this process become one (single flight). Failures are shared by
     those who wait, and not kept; neither are empty results, since a source may know more the next time.
+    Put it around each remote source, not around a hybrid: what a hybrid finds while a part is down is
+    worth less than it looks.
     """
 
     name: str | None = "cached"

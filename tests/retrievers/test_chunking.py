@@ -2,7 +2,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veridical.retrievers.chunking import Chunker, sentences
@@ -80,17 +80,19 @@ def test_without_overlap_each_sentence_is_given_once() -> None:
     assert Chunker(max_chars=22, overlap=0)(text) == ["Alpha one. Beta two.", "Gamma three.", "Delta four."]
 
 
-@pytest.mark.parametrize("settings", [{"max_chars": 0}, {"overlap": -1}])
-def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
+@pytest.mark.parametrize("chosen", [{"max_chars": 0}, {"overlap": -1}])
+def test_impossible_settings_are_refused(chosen: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="max_chars"):
-        Chunker(**settings)
+        Chunker(**chosen)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_every_visible_character_is_in_exactly_one_sentence(text: str) -> None:
     assert "".join(map(bare, texts_of(text))) == bare(text)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(1, 80), st.integers(0, 3))
 def test_passages_fit_cover_the_text_and_advance(text: str, max_chars: int, overlap: int) -> None:
     spans = Chunker(max_chars, overlap).spans(text)
@@ -102,6 +104,7 @@ def test_passages_fit_cover_the_text_and_advance(text: str, max_chars: int, over
         assert before.end < after.end  # each passage says something new
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(20, 80))
 def test_without_overlap_nothing_is_said_twice(text: str, max_chars: int) -> None:
     assert "".join(map(bare, Chunker(max_chars, 0)(text))) == bare(text)
