@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import wraps
 from pathlib import Path
@@ -54,11 +55,19 @@ config_option = click.option(
 @config_option
 @click.option("--base-url", help="Serve every model of this OpenAI-compatible server; needs no file.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable with that server's key.")
+@click.option("--index", help="Folder of an index: evidence for rag and cove(execute_with=retrieval).")
+@click.option("--wikipedia", is_flag=True, help="Live Wikipedia as a source of evidence.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @_plainly
 def serve(
-    config: Path | None, base_url: str | None, api_key_env: str | None, host: str | None, port: int | None
+    config: Path | None,
+    base_url: str | None,
+    api_key_env: str | None,
+    index: str | None,
+    wikipedia: bool,
+    host: str | None,
+    port: int | None,
 ) -> None:
     """Start the proxy; without a file or a --base-url it serves the embedded model `local`."""
     from veridical.middleware.config import load_settings
@@ -72,6 +81,11 @@ def serve(
         overrides["backends"] = {"upstream": upstream}
     elif api_key_env:
         raise click.UsageError("--api-key-env goes with --base-url.")
+    retrievers: dict[str, Any] = {"index": {"type": "index", "path": index}} if index else {}
+    if wikipedia:
+        retrievers["wikipedia"] = {"type": "wikipedia"}
+    if retrievers:
+        overrides["retrievers"] = retrievers
     run(load_settings(config, overrides=overrides))
 
 
@@ -152,6 +166,87 @@ def _show_strategies(found: list[dict[str, Any]]) -> None:
         for option in each["options"]:
             choices = f" ({' | '.join(map(str, option['choices']))})" if option["choices"] else ""
             click.echo(f"  {option['name']}={option['default']}{choices}: {option['description']}")
+
+
+@main.group()
+def index() -> None:
+    """Build, search and describe a local index of passages."""
+
+
+@index.command()
+@click.option(
+    "--input", "corpus", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The index's folder."
+)
+@click.option("--bm25/--no-bm25", default=True, help="Index the words.")
+@click.option("--dense", metavar="MODEL", help="Index the meaning, with a sentence-transformers model.")
+@_plainly
+def build(corpus: Path, out: Path, bm25: bool, dense: str | None) -> None:
+    """Index a JSON Lines file (plain or gzip) of {id?, title?, text, url?}; resumes where it was stopped."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from veridical.retrievers.index import build as run
+
+    with Progress(console=Console(stderr=True)) as bars, _retriever_errors():
+        tasks: dict[str, Any] = {}
+
+        def show(at: Any) -> None:
+            if at.stage not in tasks:
+                tasks[at.stage] = bars.add_task(at.stage)
+            bars.update(tasks[at.stage], completed=at.done, total=at.total)
+
+        made = run(corpus, out, bm25=bm25, dense_model=dense, progress=show)
+    click.echo(
+        f"{made.passages} passages of {made.documents} documents in {out} ({made.size / 2**20:.1f} MB)"
+    )
+
+
+@index.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("query")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1, 1000), help="Passages to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: rank, score, id, title, text.")
+@_plainly
+def search(folder: Path, query: str, k: int, as_json: bool) -> None:
+    """Show the passages of an index that fit a query best."""
+    from veridical.retrievers.index import search as run
+
+    with _retriever_errors():
+        hits = run(folder, query, k)
+    for rank, found in enumerate(hits, 1):
+        of = found.metadata
+        row = {"rank": rank, "score": of["score"], "id": of["source"], "title": of["title"]}
+        if as_json:
+            click.echo(json.dumps({**row, "text": found.page_content}, ensure_ascii=False))
+        else:
+            click.echo(f"{rank}. {row['title'] or row['id']} ({row['score']:.2f})\n   {found.page_content}")
+
+
+@index.command("info")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_plainly
+def index_info(folder: Path) -> None:
+    """Say what an index holds."""
+    from veridical.retrievers.index import info as run
+
+    with _retriever_errors():
+        found = run(folder)
+    for name in ("documents", "passages", "size", "fingerprint", "chunking", "bm25", "dense"):
+        click.echo(f"{name}: {getattr(found, name)}")
+
+
+@contextmanager
+def _retriever_errors() -> Iterator[None]:
+    """Turn the retrievers' own errors into ours."""
+    from veridical.retrievers.errors import RetrieverError
+
+    try:
+        yield
+    except RetrieverError as error:
+        raise VeridicalError(error.message) from error
 
 
 @main.command()

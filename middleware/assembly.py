@@ -18,6 +18,7 @@ from veridical.middleware.config import (
     Settings,
     VllmBackendSettings,
 )
+from veridical.middleware.retrieval import sources
 from veridical.middleware.routing import Mounted, Router
 from veridical.strategies.errors import ConfigError
 from veridical.strategies.registry import BUILT_IN, strategy_from
@@ -41,6 +42,7 @@ class Assembly:
             if settings.advertise is None
             else [str(strategy_from(expression)) for expression in settings.advertise]
         )
+        self.sources = sources(settings.retrievers, secret)
         self.router = Router([self._mount(name) for name in settings.backends])
 
     @property

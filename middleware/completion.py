@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from veridical.middleware.pipeline import Run, traced
-from veridical.strategies.reply import rewritten, unstreamed
-from veridical.strategies.types import Answer, Delta, Usage
+from veridical.strategies.evidence import citations
+from veridical.strategies.reply import Reply, rewritten, unstreamed
+from veridical.strategies.types import Answer, Delta, Message, Usage, visible
 
 
 def usage_of(run: Run) -> dict[str, Any]:
@@ -28,15 +29,27 @@ def completion(run: Run, answers: Sequence[Answer]) -> dict[str, Any]:
         "choices": [
             {
                 "index": index,
-                "message": answer.message,
+                "message": annotated(answer.message, choice.reply),
                 "logprobs": answer.logprobs,
                 "finish_reason": answer.finish_reason,
             }
-            for index, answer in enumerate(a if run.direct else without_thinking(a) for a in answers)
+            for index, (choice, answer) in enumerate(zip(run.choices, _said_by(run, answers), strict=True))
         ],
         "usage": usage_of(run),
         **_veridical(run),
     }
+
+
+def _said_by(run: Run, answers: Sequence[Answer]) -> Sequence[Answer]:
+    return answers if run.direct else [without_thinking(answer) for answer in answers]
+
+
+def annotated(message: Message, reply: Reply | None) -> Message:
+    """The message with an annotation for each citation of the reply's evidence."""
+    found = citations(visible(message.get("content")), reply.evidence) if reply and reply.evidence else []
+    if not found:
+        return message
+    return {**message, "annotations": [*(message.get("annotations") or ()), *(c.to_wire() for c in found)]}
 
 
 def _kept(answers: Sequence[Answer]) -> Mapping[str, Any]:
@@ -76,11 +89,21 @@ class Chunks:
 
     def endings(self, finishes: Mapping[int, str]) -> list[dict[str, Any]]:
         """The last chunks: each choice's finish reason, then usage; the very last carries the trail."""
-        chunks = [self._chunk(index, {}, finish, None) for index, finish in sorted(finishes.items())]
+        chunks = [
+            self._chunk(index, self._annotations(index), finish, None)
+            for index, finish in sorted(finishes.items())
+        ]
         if self.run.request.includes_usage:
             chunks.append({**self._head, "choices": [], "usage": usage_of(self.run)})
         chunks[-1] = {**chunks[-1], **_veridical(self.run)}
         return chunks
+
+    def _annotations(self, index: int) -> Message:
+        reply = self.run.choices[index].reply
+        if reply is None or not reply.evidence:
+            return {}
+        found = [citation.to_wire() for citation in citations(reply.answer.text, reply.evidence)]
+        return {"annotations": found} if found else {}
 
     def _chunk(
         self, index: int, fields: Mapping[str, Any], finish: str | None, logprobs: Any

@@ -153,6 +153,59 @@ BackendSettings = Annotated[
 ]
 
 
+class IndexSettings(Section):
+    """A local index that `veridical index build` made."""
+
+    type: Literal["index"] = Field("index", description="Kind of retriever.")
+    path: str = Field(description="Folder of the index.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
+
+
+class WikipediaSettings(Section):
+    """Live Wikipedia (extra `wikipedia`)."""
+
+    type: Literal["wikipedia"] = Field("wikipedia", description="Kind of retriever.")
+    language: str = Field("en", description="Language of the wiki; no request can change it.")
+    api_url: str = Field("", description="Address of its API; empty = the language's own.")
+    user_agent: str | None = Field(None, description="How we present ourselves, with a contact.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
+
+
+class WikidataSettings(Section):
+    """Facts of Wikidata: entities by its search, facts by SPARQL."""
+
+    type: Literal["wikidata"] = Field("wikidata", description="Kind of retriever.")
+    language: str = Field("en", description="Language of labels and facts.")
+    sparql_url: str = Field("https://query.wikidata.org/sparql", description="SPARQL endpoint.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
+
+
+class WebSettings(Section):
+    """A web search: SearxNG's JSON, or an API of Tavily's shape."""
+
+    type: Literal["web"] = Field("web", description="Kind of retriever.")
+    url: str = Field(description="Search endpoint.")
+    api: Literal["searxng", "tavily"] = Field("searxng", description="What the endpoint speaks.")
+    api_key_env: str | None = Field(None, description="Environment variable with its key.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
+
+
+class LangChainRetrieverSettings(Section):
+    """Any langchain-core retriever or vector store, by import string."""
+
+    type: Literal["langchain"] = Field("langchain", description="Kind of retriever.")
+    retriever_class: str = Field(description="Import string, such as langchain_qdrant:QdrantVectorStore.")
+    kwargs: dict[str, Any] = Field({}, description="Its arguments.")
+    keys: dict[str, str] = Field({}, description="Which of its metadata hold our source, title, url, score.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
+
+
+RetrieverSettings = Annotated[
+    IndexSettings | WikipediaSettings | WikidataSettings | WebSettings | LangChainRetrieverSettings,
+    Field(discriminator="type"),
+]
+
+
 class Settings(Section):
     """Everything that can be configured."""
 
@@ -169,6 +222,9 @@ class Settings(Section):
     backends: dict[str, BackendSettings] = Field(
         default_factory=lambda: dict[str, BackendSettings](local=LocalBackendSettings()),
         description="Backends by name.",
+    )
+    retrievers: dict[str, RetrieverSettings] = Field(
+        {}, description="Sources of evidence by name; the first is also called default."
     )
 
     @property

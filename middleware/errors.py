@@ -22,6 +22,7 @@ from veridical.strategies.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    RetrievalFailed,
     UnparsableOutput,
     VeridicalError,
 )
@@ -55,6 +56,7 @@ STATUS: Mapping[type[VeridicalError], int] = {
     BackendFailed: 502,
     BackendUnreachable: 502,
     BackendTimeout: 504,
+    RetrievalFailed: 502,
     UnparsableOutput: 502,
     DeadlineExceeded: 504,
     BudgetExceeded: 503,

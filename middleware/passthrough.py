@@ -261,6 +261,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             assembly.settings.limits,
             call.headers,
             roles,
+            assembly.sources,
             traced,
         )
         if call.request.stream:

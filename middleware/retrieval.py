@@ -4,10 +4,20 @@ failures ours. A retriever is opened on its first use, so a server that needs no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
+from veridical.middleware.config import (
+    IndexSettings,
+    LangChainRetrieverSettings,
+    RetrieverSettings,
+    WebSettings,
+    WikidataSettings,
+    WikipediaSettings,
+)
 from veridical.strategies.errors import RetrievalFailed
 from veridical.strategies.types import Evidence
 
@@ -72,3 +82,44 @@ def evidence(document: Any, source: str) -> Evidence:
         float(score) if isinstance(score, int | float) else None,
         str(metadata.get("retriever") or source),
     )
+
+
+def sources(settings: Mapping[str, RetrieverSettings], secret: Callable[[str], str]) -> dict[str, Source]:
+    """The configured sources by name; the first is also `default`. None is opened yet."""
+    named = {name: Source(name, _maker(each, secret), each.timeout_s) for name, each in settings.items()}
+    if named and "default" not in named:
+        named["default"] = next(iter(named.values()))
+    return named
+
+
+def _maker(settings: RetrieverSettings, secret: Callable[[str], str]) -> Callable[[], BaseRetriever]:
+    """What opens a retriever; its module is imported then, not now. Secrets are read now."""
+    key: SecretStr | None = None
+    if isinstance(settings, WebSettings) and settings.api_key_env:
+        key = SecretStr(secret(settings.api_key_env))
+
+    def make() -> BaseRetriever:
+        match settings:
+            case IndexSettings():
+                from veridical.retrievers.index import open_retriever
+
+                return open_retriever(settings.path)
+            case WikipediaSettings():
+                from veridical.retrievers.wikipedia import WikipediaRetriever
+
+                agent = {"user_agent": settings.user_agent} if settings.user_agent else {}
+                return WikipediaRetriever(language=settings.language, api_url=settings.api_url, **agent)
+            case WikidataSettings():
+                from veridical.retrievers.wikidata import WikidataRetriever
+
+                return WikidataRetriever(language=settings.language, sparql_url=settings.sparql_url)
+            case WebSettings():
+                from veridical.retrievers.web import WebRetriever
+
+                return WebRetriever(url=settings.url, api=settings.api, api_key=key)
+            case LangChainRetrieverSettings():
+                from veridical.retrievers.langchain import LangChainRetriever
+
+                return LangChainRetriever.load(settings.retriever_class, settings.kwargs, keys=settings.keys)
+
+    return make

@@ -18,6 +18,8 @@ from veridical.tests.upstream import Fact, Upstream
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("middleware", "strategies", "retrievers", "evals")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "py.typed")
+OURS = ("VERIDICAL", "PYTHON")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -34,7 +36,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in SOURCES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (*ROOT.glob("*.py"), *(ROOT / n for n in ("pyproject.toml", "README.md", "LICENSE", "py.typed"))):
+    for file in (
+        *ROOT.glob("*.py"),
+        *(ROOT / n for n in ("pyproject.toml", "README.md", "LICENSE", "py.typed")),
+    ):
         shutil.copy(file, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     run(*pip, "wheel", "--no-deps", "--wheel-dir", home, source, cwd=home)
@@ -48,12 +53,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(environment: Path, upstream: Upstream, tmp_path: Path) -> Iterator[Proxy]:
     """`veridical serve` from that environment, in a folder that holds nothing."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VERIDICAL", "PYTHON"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("VERIDICAL", "PYTHON"))
+    }
     command = [environment / "bin/veridical", "serve", "--port", "0", "--base-url", upstream.url]
     with subprocess.Popen(command, cwd=tmp_path, env=clean, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
-            port = next(found[1] for line in server.stderr if (found := re.search(r"http://[\d.]+:(\d+)", line)))
+            port = next(
+                found[1] for line in server.stderr if (found := re.search(r"http://[\d.]+:(\d+)", line))
+            )
             proxy = Proxy(int(port))
             yield proxy
             proxy.close()
@@ -63,7 +72,11 @@ def installed(environment: Path, upstream: Upstream, tmp_path: Path) -> Iterator
 
 @pytest.mark.timeout(600)
 def test_the_wheel_serves_a_strategy_from_an_empty_environment(installed: Proxy, upstream: Upstream) -> None:
-    upstream.cove("Sydney.", Fact("The capital is Sydney.", "Which city is it?", "Canberra.", "inconsistent"), final="Canberra.")
+    upstream.cove(
+        "Sydney.",
+        Fact("The capital is Sydney.", "Which city is it?", "Canberra.", "inconsistent"),
+        final="Canberra.",
+    )
     answer = installed.ask(model="m1+cove")
     assert answer.choices[0].message.content == "Canberra."
     assert answer.veridical["claims"][0]["verdict"] == "refuted"

@@ -89,6 +89,7 @@ class Upstream:
             plan=Say(json.dumps({"checks": checks})),
             joint=Say(json.dumps({"checks": joint})),
             check=lambda exchange: _fact(facts, exchange, "question").answered(),
+            check_evidence=lambda exchange: _fact(facts, exchange, "question").answered(),
             check_all=Say(json.dumps({"answers": [fact.answer for fact in facts]})),
             cross_check=lambda exchange: _fact(facts, exchange, "fact").compared(),
             revise=Say(final) if isinstance(final, str) else final,

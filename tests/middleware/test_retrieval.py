@@ -1,0 +1,117 @@
+"""Evidence through the proxy: a real index behind it, annotations and passages in the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from veridical.retrievers.index import build
+from veridical.tests.conftest import Serve
+from veridical.tests.proxy import Proxy
+from veridical.tests.upstream import Fact, Say, Upstream
+
+PAGES = [
+    {
+        "id": "nile",
+        "title": "Nile",
+        "text": "The Nile flows through Cairo.",
+        "url": "https://example.org/nile",
+    },
+    {"id": "seine", "title": "Seine", "text": "The Seine flows through Paris."},
+    {"id": "thames", "title": "Thames", "text": "The Thames flows through London."},
+]
+QUESTION = "Which river flows through Cairo?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("index")
+    (home / "pages.jsonl").write_text("\n".join(map(json.dumps, PAGES)))
+    build(home / "pages.jsonl", home / "index")
+    return home / "index"
+
+
+@pytest.fixture
+def grounded(serve: Serve, folder: Path) -> Proxy:
+    return serve(retrievers={"pages": {"type": "index", "path": str(folder)}})
+
+
+def test_rag_cites_what_was_retrieved(grounded: Proxy, upstream: Upstream) -> None:
+    upstream.on(draft=Say("It is the Nile [1]. It is long."))
+    answer = grounded.ask(QUESTION, model="m1+rag(k=2)").model_dump()
+    text = answer["choices"][0]["message"]["content"]
+    (mark,) = answer["choices"][0]["message"]["annotations"]
+    cited = mark["url_citation"]
+    assert text[cited["start_index"] : cited["end_index"]] == "[1]"
+    assert cited["url"] == "https://example.org/nile"
+    trail = answer["veridical"]
+    assert trail["evidence"][0]["id"] == "nile"
+    assert trail["evidence"][0]["text"] == PAGES[0]["text"]
+    assert [each["evidence"] for each in trail["support"]] == [["nile"], []]
+    assert "The Nile flows through Cairo." in upstream.chats[0].prompt
+    assert trail["retrievals"][0]["query"] == QUESTION
+
+
+def test_a_stream_ends_with_the_annotations(grounded: Proxy, upstream: Upstream) -> None:
+    upstream.on(draft=Say("It is the Nile [1]."))
+    events = grounded.chat(
+        model="m1+rag", stream=True, messages=[{"role": "user", "content": QUESTION}]
+    ).events
+    (found,) = [
+        e["choices"][0]["delta"]["annotations"] for e in events[:-1] if "annotations" in json.dumps(e)
+    ]
+    assert found[0]["url_citation"]["title"] == "Nile"
+    assert events[-2]["veridical"]["evidence"][0]["id"] == "nile"
+
+
+def test_cove_answers_its_checks_from_evidence(grounded: Proxy, upstream: Upstream) -> None:
+    fact = Fact("The Seine flows through Cairo.", QUESTION, "The Nile.", "inconsistent", "The Nile does.")
+    upstream.cove("The Seine.", fact, final="The Nile.")
+    answer = grounded.ask("River?", model="m1+cove(execute_with=retrieval,k=1)")
+    assert answer.choices[0].message.content == "The Nile."
+    (claim,) = answer.veridical["claims"]
+    assert claim["evidence"] == ["nile"]
+    assert [each["id"] for each in answer.veridical["evidence"]] == ["nile"]
+
+
+def test_without_a_source_the_request_is_refused_by_name(proxy: Proxy, upstream: Upstream) -> None:
+    response = proxy.chat(model="m1+rag")
+    assert response.status == 400
+    assert "no retrieval source 'default'" in response.error["message"]
+    assert upstream.chats == []
+
+
+def test_a_source_that_cannot_be_opened_degrades_to_the_draft(
+    serve: Serve, upstream: Upstream, tmp_path: Path
+) -> None:
+    broken = serve(retrievers={"pages": {"type": "index", "path": str(tmp_path / "none")}})
+    upstream.cove("The Seine.", Fact("x", "y?"))
+    answer = broken.ask("River?", model="m1+cove(execute_with=retrieval)")
+    assert answer.choices[0].message.content == "The Seine."
+    assert answer.veridical["status"] == "degraded"
+    assert "retrieval_failed" in answer.veridical["notes"][0]
+    assert broken.chat(model="m1+rag").status == 502
+
+
+def test_a_source_that_hangs_is_given_up(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langchain_core.retrievers import BaseRetriever
+
+    class Hangs(BaseRetriever):
+        def _get_relevant_documents(self, query: str, *, run_manager: object) -> list[object]:
+            raise AssertionError(query)
+
+        async def _aget_relevant_documents(self, query: str, *, run_manager: object) -> list[object]:
+            import asyncio
+
+            await asyncio.sleep(600)
+            return []
+
+    monkeypatch.setattr("veridical.retrievers.index.open_retriever", lambda path: Hangs())
+    slow = serve(retrievers={"pages": {"type": "index", "path": "x", "timeout_s": 0.1}})
+    response = slow.chat(model="m1+rag")
+    assert response.status == 502
+    assert "did not answer in 0.1 s" in response.error["message"]
