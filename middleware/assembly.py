@@ -34,7 +34,7 @@ class Assembly:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.engines: list[EngineProcess] = []
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self.client_keys = [secret(name) for name in settings.auth.client_keys_env]
         strategy_from(settings.default_strategy)
         self.advertised = (
@@ -50,15 +50,17 @@ class Assembly:
         """Whether a client's own credentials may reach a backend: never where it has one of our keys."""
         return not self.client_keys
 
-    def session(self) -> aiohttp.ClientSession:
-        """The one connection pool, made on first use inside the running loop."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+    def session(self, *, pooled: bool = True) -> aiohttp.ClientSession:
+        """The one connection pool, or a session whose connections serve once; made on first use,
+        inside the running loop."""
+        if pooled not in self._sessions:
+            alive = {"keepalive_timeout": 30.0} if pooled else {"force_close": True}
+            self._sessions[pooled] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, **alive),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Accept"),
             )
-        return self._session
+        return self._sessions[pooled]
 
     async def open(self) -> None:
         """Start the supervised engines; returns before they are ready."""
@@ -69,8 +71,8 @@ class Assembly:
         """Stop the engines and close the connections."""
         for engine in self.engines:
             await engine.stop()
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     def _mount(self, name: str) -> Mounted:
         match self.settings.backends[name]:
@@ -101,7 +103,10 @@ class Assembly:
         engine = EngineProcess(_engine_spec(served, settings))
         self.engines.append(engine)
         backend = OpenAIBackend(
-            self.session, lambda: engine.base_url, supports={"json_schema", "schema_lengths"}
+            self.session,
+            lambda: engine.base_url,
+            supports={"json_schema", "schema_lengths"},
+            closes_streams=isinstance(settings, LocalBackendSettings),
         )
         return Mounted(name, backend, {served: served}, backend, engine.ready, lambda: engine.is_ready)
 

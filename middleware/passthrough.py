@@ -179,7 +179,8 @@ async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Header
     Raises:
         BackendError: no answer began; nothing has been sent.
     """
-    response = await http.send("POST", "/chat/completions", relayed_body(call, raw), call.headers)
+    body, stream = relayed_body(call, raw), call.request.stream
+    response = await http.send("POST", "/chat/completions", body, call.headers, stream=stream)
     try:
         refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
         passed = [

@@ -9,11 +9,12 @@ from typing import Any
 
 import orjson
 
-from veridical.middleware.completion import Chunks, begun_unseen, completion, without_thinking_live
+from veridical.middleware.completion import Chunks, completion
 from veridical.middleware.errors import ClientDisconnected, error_object, error_response
 from veridical.middleware.pipeline import Choice, Run
 from veridical.middleware.sse import DONE, comment, event
 from veridical.strategies.concurrency import concurrently
+from veridical.strategies.thinking import begun_unseen, without_thinking_live
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

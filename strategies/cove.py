@@ -18,6 +18,7 @@ from veridical.strategies.evidence import fenced
 from veridical.strategies.passages import passages
 from veridical.strategies.prompting import Prompt
 from veridical.strategies.reply import Ending, Reply
+from veridical.strategies.thinking import without_thinking_live
 from veridical.strategies.types import Claim, Conversation, Delta, Evidence, Status, Verdict
 
 PLAN, JOINT = Prompt("cove/plan"), Prompt("cove/joint")
@@ -123,7 +124,8 @@ class ChainOfVerification(Strategy):
             final = await ctx.reply(REVISE(checks=claims).after(talks[0].messages))
         else:
             final = await self._splice(pieces, checked, talks, ctx)
-        return final.citing(claims=claims).marked(Status.VERIFIED)
+        claims = [*drafted.claims, *claims]
+        return final.citing(drafted.evidence, claims).marked(Status.VERIFIED)
 
     def _cut(self, text: str) -> list[str]:
         return passages(text, above=4, at_most=self.max_passages)
@@ -222,7 +224,7 @@ async def _spliced(
                 yield Delta({"content": piece})
                 continue
             held, begun = "", False
-            async for delta in reply:
+            async for delta in without_thinking_live(reply):
                 finish = delta.finish_reason if delta.finish_reason == "length" else finish
                 text = held + (delta.text if begun else delta.text.lstrip())
                 kept = text.rstrip()
@@ -240,10 +242,11 @@ async def _spliced(
 
 
 def distinct(checks: Sequence[Check]) -> list[Check]:
-    """The checks without those that ask what another one asks."""
-    return list({" ".join(check.question.casefold().split()): check for check in reversed(checks)}.values())[
-        ::-1
-    ]
+    """The checks without those that ask what an earlier one asks."""
+    found: dict[str, Check] = {}
+    for check in checks:
+        found.setdefault(" ".join(check.question.casefold().split()), check)
+    return list(found.values())
 
 
 _REFUSAL = re.compile(

@@ -23,6 +23,8 @@ T = TypeVar("T", bound=pydantic.BaseModel)
 #: A strategy's own questions are answered greedily, as in the papers, and briefly.
 OWN_PARAMS: Params = {"temperature": 0, "max_tokens": 512}
 
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+
 
 @dataclass(frozen=True)
 class LLM:
@@ -40,7 +42,15 @@ class LLM:
 
     async def __call__(self, ask: Ask, **params: Any) -> str:
         """The model's visible text, stripped; a strategy's own parameters, not the client's."""
-        return (await self.answer(ask, self._own(params))).text.strip()
+        return (await self._asked(ask, self._own(params))).text.strip()
+
+    async def _asked(self, ask: Ask, own: Params) -> Answer:
+        """The answer; once more without our limit where that left no words, as hidden reasoning may."""
+        answer = await self.answer(ask, own)
+        if answer.finish_reason == "length" and not answer.text.strip():
+            unlimited = {key: value for key, value in own.items() if key not in _LIMITS}
+            answer = await self.answer(ask, unlimited)
+        return answer
 
     async def answer(self, ask: Ask, params: Params) -> Answer:
         """The whole answer under exactly these parameters."""
@@ -112,14 +122,14 @@ class LLM:
     async def _constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
         own = self._own(params)
         if "json_schema" not in self.backend.supports:
-            return await self.answer(ask, own)
+            return await self._asked(ask, own)
         lengths = "schema_lengths" in self.backend.supports
         try:
-            return await self.answer(ask, {**own, "response_format": response_format(into, lengths=lengths)})
+            return await self._asked(ask, {**own, "response_format": response_format(into, lengths=lengths)})
         except BackendRefused as refused:
             if refused.status not in (400, 415, 422):
                 raise
-        answer = await self.answer(ask, own)
+        answer = await self._asked(ask, own)
         self.backend.supports.discard("json_schema")  # it was the schema: do not try again
         return answer
 

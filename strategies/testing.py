@@ -27,23 +27,24 @@ Rule = tuple[When, Said]
 @dataclass
 class ScriptedBackend:
     """Answers by script: each rule is (words that the last message holds, what is said then).
-    A function of the request may stand for the words.
 
-    A rule serves once, unless `repeat` is set; the first that fits is taken, so concurrent calls
-    may come in any order. What is said is a text, a whole message, an error to raise, or a
-    function of the request. Every call takes `delay` seconds.
+    A function of the request may stand for the words. A rule serves once, unless `repeat` is set;
+    the first that fits is taken, so concurrent calls may come in any order. What is said is a text,
+    a whole message, an error to raise, or a function of the request. Every call takes `delay`
+    seconds; `finish` is the reason given for the end of a text.
     """
 
     rules: list[Rule]
     supports: set[str] = field(default_factory=lambda: {"json_schema"})
     delay: float = 0.0
     repeat: bool = False
+    finish: str = "stop"
     requests: list[ChatRequest] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
 
-    def __init__(self, *rules: Rule, delay: float = 0.0, repeat: bool = False) -> None:
-        self.rules, self.delay, self.repeat = list(rules), delay, repeat
+    def __init__(self, *rules: Rule, delay: float = 0.0, repeat: bool = False, finish: str = "stop") -> None:
+        self.rules, self.delay, self.repeat, self.finish = list(rules), delay, repeat, finish
         self.supports, self.requests = {"json_schema"}, []
         self.running = self.most_running = 0
 
@@ -81,10 +82,13 @@ class ScriptedBackend:
         message = {"role": "assistant", "content": found} if isinstance(found, str) else found
         usage = Usage(sum(len(visible(m.get("content")).split()) for m in request.messages), _words(message))
         return (
-            Reply(_streamed(message, usage))
+            Reply(_streamed(message, usage, self._finish(message)))
             if request.stream
-            else Reply.of(Answer(message, _finish(message), usage=usage))
+            else Reply.of(Answer(message, self._finish(message), usage=usage))
         )
+
+    def _finish(self, message: Message) -> str:
+        return "tool_calls" if message.get("tool_calls") else self.finish
 
     def _match(self, request: ChatRequest) -> Said:
         last = visible(request.messages[-1].get("content"))
@@ -100,22 +104,18 @@ class ScriptedBackend:
         assert self.repeat or not self.rules, f"not asked for: {[rule[0] for rule in self.rules]}"  # noqa: S101
 
 
-def _finish(message: Message) -> str:
-    return "tool_calls" if message.get("tool_calls") else "stop"
-
-
 def _words(message: Message) -> int:
     return len(visible(message.get("content")).split())
 
 
-async def _streamed(message: Message, usage: Usage) -> AsyncGenerator[Delta | Ending, None]:
+async def _streamed(message: Message, usage: Usage, finish: str) -> AsyncGenerator[Delta | Ending, None]:
     text = message.get("content")
     rest = {key: value for key, value in unstreamed(message).items() if key != "content"}
     yield Delta({**rest, "content": ""} if isinstance(text, str) else rest)
     if isinstance(text, str):
         for start in range(0, len(text), 7):
             yield Delta({"content": text[start : start + 7]})
-    yield Delta({}, finish_reason=_finish(message))
+    yield Delta({}, finish_reason=finish)
     yield Ending(usage)
 
 

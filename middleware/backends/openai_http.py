@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import aiohttp
 import orjson
@@ -31,15 +31,25 @@ OURS = frozenset({"id", "object", "created", "model", "choices", "usage", "timin
 CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
 
 
+class Sessions(Protocol):
+    """The process's HTTP sessions: the one connection pool, and one whose connections serve once."""
+
+    def __call__(self, *, pooled: bool = True) -> aiohttp.ClientSession:
+        """One of the two."""
+        ...
+
+
 @dataclass
 class OpenAIBackend:
     """Speaks chat completions to `base_url()`, which may change when a supervised engine restarts.
 
     `supports` loses a member when the server turns out not to have it. `api_key` replaces the
     client's Authorization; without it the client's is forwarded if `forwards_authorization`.
+    `closes_streams` says that the server ends the connection behind a stream without announcing
+    it, as llama.cpp does: the next request on it would fail, so it is not used again.
     """
 
-    session: Callable[[], aiohttp.ClientSession]
+    session: Sessions
     base_url: Callable[[], str]
     api_key: str | None = field(default=None, repr=False)
     forwards_authorization: bool = False
@@ -49,6 +59,7 @@ class OpenAIBackend:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 300.0
     max_response_bytes: int = 64_000_000
+    closes_streams: bool = False
 
     def adapted(self, params: Params) -> Params:
         """A strategy's own parameters as this server takes them."""
@@ -60,7 +71,9 @@ class OpenAIBackend:
         if request.stream:
             options = request.params.get("stream_options") or {}
             body |= {"stream": True, "stream_options": {**options, "include_usage": True}}
-        response = await self.send("POST", "/chat/completions", serialised(body), request.headers)
+        response = await self.send(
+            "POST", "/chat/completions", serialised(body), request.headers, stream=request.stream
+        )
         try:
             if response.status >= 400:
                 raise await self.refusal(response)
@@ -72,7 +85,7 @@ class OpenAIBackend:
             raise
 
     async def send(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, stream: bool = False
     ) -> aiohttp.ClientResponse:
         """Send a request and return its response, status known and body still to be read.
 
@@ -83,8 +96,9 @@ class OpenAIBackend:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s
         )
+        session = self.session(pooled=not (stream and self.closes_streams))
         async with network_errors():
-            return await self.session().request(
+            response = await session.request(
                 method,
                 self.base_url() + path,
                 data=body,
@@ -92,6 +106,8 @@ class OpenAIBackend:
                 timeout=timeout,
                 allow_redirects=False,
             )
+        self.closes_streams |= response.headers.get("Server") == "llama.cpp"
+        return response
 
     def headers(self, client: Mapping[str, str]) -> dict[str, str]:
         """What the server gets to see of the client's headers, with its own key if we hold one."""

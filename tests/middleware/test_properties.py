@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veridical.middleware.completion import _Splitter
 from veridical.middleware.passthrough import _lines, built
 from veridical.middleware.protocol import check_for_strategy, read_body
 from veridical.middleware.routing import splits
 from veridical.middleware.sse import EventReader, comment, event
 from veridical.strategies.errors import BackendFailed, VeridicalError
+from veridical.strategies.thinking import ThinkingSplitter
 from veridical.strategies.types import visible
 
 CUTS = st.lists(st.integers(0, 400), max_size=12)
@@ -82,7 +82,7 @@ TAGGED = st.lists(
 
 
 def split(pieces, *, begun=False):
-    splitter = _Splitter(begun=begun)
+    splitter = ThinkingSplitter(begun=begun)
     parts = [part for piece in pieces for part in splitter.feed(piece)] + splitter.end()
     words = "".join(part.get("content", "") for part in parts)
     return words, "".join(part.get("reasoning_content", "") for part in parts)

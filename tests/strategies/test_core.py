@@ -320,6 +320,17 @@ class TestParsing:
         asyncio.run(main())
         assert ["response_format" in request.params for request in backend.requests] == [True, False, False]
 
+    def test_reasoning_that_eats_the_limit_is_given_room_once(self) -> None:
+        def answer(request: ChatRequest) -> Any:
+            if "max_tokens" in request.params:
+                return {"role": "assistant", "content": "", "reasoning_content": "Hm."}
+            return "Canberra."
+
+        backend = ScriptedBackend(("q", answer), repeat=True, finish="length")
+        llm = LLM(backend, "m", Budget(), Trace())
+        assert asyncio.run(llm(Prompt("cove/check")(question="q"))) == "Canberra."
+        assert ["max_tokens" in request.params for request in backend.requests] == [True, False]
+
 
 class TestPrompts:
     def every(self) -> list[Prompt]:

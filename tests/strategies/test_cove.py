@@ -392,6 +392,25 @@ def test_a_streamed_rewriting_of_passages_reads_as_one_answer() -> None:
     assert outcome.answer.logprobs is None
 
 
+def test_reasoning_before_a_rewritten_passage_is_not_spliced_in() -> None:
+    backend = ScriptedBackend(
+        ("Ada?", LONG), (PLAN, plan("x")), (CROSS, compared("inconsistent")),
+        (REVISE, "<think>Well, well.</think>\n\nBetter."), ("What of x?", "X."), repeat=True,
+    )  # fmt: skip
+    assert run("cove", "Ada?", backend, stream=True).text == "Better. Better. Better. Better. Better."
+
+
+def test_a_piped_draft_keeps_its_claims() -> None:
+    backend = ScriptedBackend(
+        (PLAN, plan("a")),
+        (CROSS, compared("consistent")),
+        ("What of a?", "A."),
+        ("Who?", "Draft."),
+        repeat=True,
+    )
+    assert len(run("cove|cove", "Who?", backend).reply.claims) == 2
+
+
 def test_the_verifier_role_answers_and_compares() -> None:
     async def main() -> None:
         from veridical.strategies.base import Context
