@@ -3,17 +3,26 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
+DENSE := .venv-dense
+DENSE_TESTS := tests/retrievers/test_dense.py tests/retrievers/test_rerank.py tests/retrievers/test_wikidata.py tests/retrievers/test_langchain.py
 EXTRAS := local,bm25,wikipedia,evals,dev
 STAMP := $(VENV)/.installed
 PACKAGES := $(BIN)/mypy -p veridical.server -p veridical.middleware -p veridical.strategies -p veridical.retrievers -p veridical.evals -p veridical.__main__
 
-.PHONY: serve test test-all check install link format bench clean
+.PHONY: serve test test-dense check install link format bench clean
 
 serve: install
 	$(BIN)/veridical serve --port $(PORT)
 
 test: install link
 	$(BIN)/python -m pytest
+
+# Tests that need torch, FAISS and a vector database, in an environment of their own.
+test-dense: link
+	test -x $(DENSE)/bin/python || $(PYTHON) -m venv $(DENSE)
+	$(DENSE)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-dense.txt torch
+	$(DENSE)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-dense.txt --editable ".[bm25,dense,dev,dev-dense]"
+	$(DENSE)/bin/python -m pytest $(DENSE_TESTS)
 
 check: install link
 	$(BIN)/ruff format --check .
@@ -41,4 +50,4 @@ bench: install
 	$(BIN)/python benchmarks/strategies.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(DENSE) build dist *.egg-info

@@ -332,8 +332,8 @@ def setting_paths() -> list[tuple[str, ...]]:
 def _explained(error: Any) -> str:
     """One validation error in words; an unknown key gets its nearest neighbours."""
     path = [str(part) for part in error["loc"]]
-    if path[:1] == ["backends"]:
-        path[2:3] = []  # the kind of backend, which is no key
+    if path[:1] in (["backends"], ["retrievers"]):
+        path[2:3] = []  # the kind, which is no key
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"unknown key {where!r}.{suggestion(path[-1], _siblings(error['loc']))}"
@@ -345,17 +345,26 @@ def _siblings(location: tuple[Any, ...]) -> list[str]:
     match location[:-1]:
         case ():
             return list(Settings.model_fields)
-        case ("backends", _, kind):
-            return list(_BACKENDS[kind].model_fields)
+        case ("backends" | "retrievers" as table, _, kind):
+            return list(_KINDS[table][kind].model_fields)
         case (section, *_):
             found = Settings.model_fields[section].annotation
             return list(getattr(found, "model_fields", {}))
     return []
 
 
-_BACKENDS: Mapping[str, type[Section]] = {
-    "http": HttpBackendSettings,
-    "local": LocalBackendSettings,
-    "vllm": VllmBackendSettings,
-    "langchain": LangChainBackendSettings,
+_KINDS: Mapping[str, Mapping[str, type[Section]]] = {
+    "backends": {
+        "http": HttpBackendSettings,
+        "local": LocalBackendSettings,
+        "vllm": VllmBackendSettings,
+        "langchain": LangChainBackendSettings,
+    },
+    "retrievers": {
+        "index": IndexSettings,
+        "wikipedia": WikipediaSettings,
+        "wikidata": WikidataSettings,
+        "web": WebSettings,
+        "langchain": LangChainRetrieverSettings,
+    },
 }

@@ -66,7 +66,8 @@ def test_a_backend_named_by_a_flag_stands_alone():
     ("toml", "words"),
     [
         ("prot = 1", "unknown key 'prot'"),
-        ("[sever]\nport = 1", "Did you mean 'server'?"),
+        ("[sever]\nport = 1", "Did you mean 'server'"),
+        ("[retrievers.x]\ntype = 'index'\npth = 'x'\npath = 'x'", "'retrievers.x.pth'. Did you mean 'path'"),
         ("[server]\nprot = 1", "'server.prot'. Did you mean 'port'"),
         ("[budget]\nmaxcalls = 1", "Did you mean 'max_calls'"),
         ("[backends.local]\nslot = 1", "'backends.local.slot'. Did you mean 'slots'"),

@@ -36,7 +36,7 @@ def with_engine(tmp_path, scenario: Callable[[OpenAIBackend], Awaitable[None]]) 
         try:
             async with aiohttp.ClientSession() as session:
                 await engine.ready()
-                await scenario(OpenAIBackend(lambda: session, lambda: engine.base_url))
+                await scenario(OpenAIBackend(lambda pooled=True: session, lambda: engine.base_url))
         finally:
             await engine.stop()
 
