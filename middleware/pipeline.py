@@ -144,7 +144,8 @@ class Run:
         if policy == "error" or not choice.trace.drafts:
             raise error
         choice.trace.note(f"{error.code}: {error.message}")
-        choice.reply = choice.trace.drafts[-1].marked(Status.DEGRADED)
+        draft = choice.trace.drafts[-1].marked(Status.DEGRADED)
+        choice.reply = draft.citing(claims=[c for c in choice.trace.claims if c not in draft.claims])
         return choice.reply
 
 

@@ -178,7 +178,11 @@ class ChainOfVerification(Strategy):
 
     async def _cross_check(self, check: Check, talk: Conversation, ctx: Context) -> Claim:
         """Answer, then compare the fact with the answer, as soon as that one is there."""
-        claim = await self._execute(check, talk, ctx)
+        claim = await self._judge(check, await self._execute(check, talk, ctx), ctx)
+        ctx.trace.claims.append(claim)
+        return claim
+
+    async def _judge(self, check: Check, claim: Claim, ctx: Context) -> Claim:
         if not claim.answer:
             return replace(claim, verdict=Verdict.NOT_ENOUGH_INFO)
         ask = CROSS_CHECK(fact=check.fact, question=check.question, answer=claim.answer)

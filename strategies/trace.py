@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from veridical.strategies.reply import Reply
-from veridical.strategies.types import Evidence, Message, Usage
+from veridical.strategies.types import Claim, Evidence, Message, Usage
 
 #: How many backend calls stand one behind the other up to this point of this task. A task
 #: inherits its parent's value, so concurrent calls share a depth and dependent ones add up.
@@ -45,12 +45,16 @@ class Retrieval:
 
 @dataclass(slots=True)
 class Trace:
-    """The record of one request. `on_progress` hears each step in words, `on_status` the first reply."""
+    """The record of one request. `on_progress` hears each step in words, `on_status` the first reply.
+
+    `claims` are those checked so far, for an answer that a limit or a failure cuts short.
+    """
 
     started: float = field(default_factory=time.perf_counter)
     calls: list[Call] = field(default_factory=list)
     retrievals: list[Retrieval] = field(default_factory=list)
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
     drafts: list[Reply] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     on_progress: Callable[[str], None] | None = None

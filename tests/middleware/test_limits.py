@@ -217,3 +217,12 @@ def test_more_choices_than_allowed_are_refused(serve, upstream):
     response = proxy.chat(model="m1+cove", n=3)
     assert (response.status, response.error["param"]) == (400, "n")
     assert json.loads(proxy.chat(model="m1+cove", n=2).raw)["choices"][1]["index"] == 1
+
+
+@STREAMED
+def test_what_was_checked_before_the_end_is_told(proxy, upstream, stream):
+    upstream.cove(WRONG, SYDNEY, final=RIGHT)
+    budget = {"max_calls": 4}  # draft, plan, check, cross-check: nothing is left for the final words
+    text, trail = collected(proxy.ask(model="m1+cove", stream=stream, veridical={"budget": budget}))
+    assert (text, trail["status"]) == (WRONG, "degraded")
+    assert [claim["verdict"] for claim in trail["claims"]] == ["refuted"]
