@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -19,8 +19,9 @@ from veridical.middleware.config import (
     VllmBackendSettings,
 )
 from veridical.middleware.retrieval import sources
-from veridical.middleware.routing import Mounted, Router
-from veridical.strategies.errors import ConfigError
+from veridical.middleware.routing import Mounted, Route, Router
+from veridical.strategies.base import Strategy, no_source
+from veridical.strategies.errors import ConfigError, NotFound
 from veridical.strategies.registry import BUILT_IN, strategy_from
 
 
@@ -43,6 +44,8 @@ class Assembly:
             else [str(strategy_from(expression)) for expression in settings.advertise]
         )
         self.sources = sources(settings.retrievers, secret)
+        if settings.advertise is None:  # what has no source to search would only be refused
+            self.advertised = [n for n in self.advertised if strategy_from(n).sources <= self.sources.keys()]
         self.router = Router([self._mount(name) for name in settings.backends])
 
     @property
@@ -61,6 +64,30 @@ class Assembly:
                 skip_auto_headers=("User-Agent", "Accept"),
             )
         return self._sessions[pooled]
+
+    def check_sources(self, strategy: Strategy) -> None:
+        """Refuse a strategy that searches where there is nothing, before anything is spent.
+
+        Raises:
+            InvalidRequest: a source is missing; names those that there are.
+        """
+        for missing in sorted(strategy.sources - self.sources.keys()):
+            raise no_source(missing, self.sources)
+
+    async def roles_of(self, strategy: Strategy, headers: Mapping[str, str]) -> dict[str, Route]:
+        """Where the roles that a strategy uses are answered; other roles are not looked at.
+
+        Raises:
+            ConfigError: a role names a model that no backend serves.
+        """
+        used = frozenset[str]().union(*(part.roles for part in strategy.parts()))
+        found: dict[str, Route] = {}
+        for role in used & self.settings.roles.keys():
+            try:
+                found[role] = await self.router.resolve(self.settings.roles[role], headers)
+            except NotFound as error:
+                raise ConfigError(f"The role {role!r} is misconfigured: {error.message}") from None
+        return found
 
     async def open(self) -> None:
         """Start the supervised engines; returns before they are ready."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from veridical.middleware.protocol import (
     BudgetRequest,
     ChatBody,
     check_for_strategy,
+    check_n,
     read_body,
 )
 from veridical.middleware.responding import (
@@ -74,7 +76,7 @@ class Passthrough:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
         if scope["type"] != "http" or scope["path"] != CHAT_PATH or scope["method"] != "POST":
-            await self.app(scope, receive, send)
+            await self._others(scope, receive, send)
             return
         request_id = os.urandom(12).hex()
         headers: Headers = [(b"x-veridical-id", request_id.encode())]
@@ -85,6 +87,15 @@ class Passthrough:
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
             await respond_error(error, headers, send)
+
+    async def _others(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Every other path. A fault of ours has been answered and logged by type by the time it comes
+        here; passed on, the server would log its text, which may hold what no log should."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        with suppress(Exception):
+            await self.app(scope, receive, send)
 
     async def _serve(
         self, request_id: str, raw: bytes, headers: Headers, scope: Scope, receive: Receive, send: Send
@@ -195,7 +206,7 @@ async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Header
             passed.append((b"content-length", str(response.content_length).encode()))
         await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
         if response.content_type == "text/event-stream":
-            await _relay_events(response, send)
+            await _relay_events(response, http, send)
         else:
             await _relay_whole(response, send)
     finally:
@@ -214,13 +225,14 @@ async def _relay_whole(response: aiohttp.ClientResponse, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _relay_events(response: aiohttp.ClientResponse, send: Send) -> None:
+async def _relay_events(response: aiohttp.ClientResponse, http: OpenAIBackend, send: Send) -> None:
     """The events as they come, cut at line ends, so that one that breaks off is not half sent. A
     stream that breaks ends in an error event."""
     tail = held = b""
     try:
         while chunk := await next_bytes(response):
             chunk, held = _lines(held + chunk)
+            chunk = http.unkeyed(chunk)
             if chunk:
                 tail = (tail + chunk)[-4096:]
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -230,7 +242,7 @@ async def _relay_events(response: aiohttp.ClientResponse, send: Send) -> None:
         _, found = error_object(error)
         await send({"type": "http.response.body", "body": b"\n\n" + event({"error": found})})
         return
-    await send({"type": "http.response.body", "body": held})
+    await send({"type": "http.response.body", "body": http.unkeyed(held)})
 
 
 def _lines(data: bytes) -> tuple[bytes, bytes]:
@@ -247,12 +259,11 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
     ]
     direct = str(call.strategy) == "direct"
     try:
+        check_n(call.request, assembly.settings.server.max_n)
         if not direct:
-            check_for_strategy(call.request, assembly.settings.server.max_n)
-        roles = {
-            name: await assembly.router.resolve(m, call.headers)
-            for name, m in assembly.settings.roles.items()
-        }
+            check_for_strategy(call.request)
+            assembly.check_sources(call.strategy)
+        roles = await assembly.roles_of(call.strategy, call.headers)
         traced = not direct or call.request.controls.trace is not None
         run = Run(
             call.id,

@@ -127,9 +127,11 @@ def _check_shape(body: Mapping[str, Any]) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest("A message must be an object with a 'role'.", param=f"messages[{index}]")
-        if not isinstance(message.get("content"), str | list | None):
+        content = message.get("content")
+        parts = content if isinstance(content, list) else []
+        if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
             raise InvalidRequest(
-                "'content' must be a string or an array of parts.", param=f"messages[{index}].content"
+                "'content' must be a string or an array of objects.", param=f"messages[{index}].content"
             )
     if not isinstance(body.get("stream"), bool | None):
         raise InvalidRequest("'stream' must be a boolean.", param="stream")
@@ -162,15 +164,23 @@ _NUMBERS: Mapping[str, tuple[float, float]] = {
 }
 
 
-def check_for_strategy(request: ChatBody, max_n: int) -> None:
+def check_n(request: ChatBody, max_n: int) -> None:
+    """Refuse more choices than the server runs for one request.
+
+    Raises:
+        InvalidRequest: there are more.
+    """
+    if request.n > max_n:
+        raise InvalidRequest(f"'n' may be at most {max_n} on this path.", param="n")
+
+
+def check_for_strategy(request: ChatBody) -> None:
     """Refuse by name what cannot be honoured with a strategy, before anything is spent.
 
     Raises:
         UnsupportedParameter: such a field is set.
         InvalidRequest: a number is of the wrong type or out of range.
     """
-    if request.n > max_n:
-        raise InvalidRequest(f"'n' may be at most {max_n} with a strategy.", param="n")
     modalities = request.body.get("modalities")
     if not isinstance(modalities, list | None):
         raise InvalidRequest("'modalities' must be an array.", param="modalities")

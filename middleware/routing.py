@@ -6,16 +6,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend
 from veridical.strategies.backend import Backend
-from veridical.strategies.errors import BackendError, BackendRefused, NotFound
+from veridical.strategies.errors import BackendError, BackendRefused, BackendTimeout, NotFound
 
 #: Model lists are read again for an unknown name, but not more often than this.
 REREAD_S = 10.0
 #: Lists kept per backend: one for each client credential that is forwarded.
 MAX_LISTS = 256
+#: Seconds that a backend gets to list its models.
+READ_TIMEOUT_S = 10.0
+
+T = TypeVar("T")
 #: A longer name is no MODEL+STRATEGY; reading it in every way would take long.
 MAX_NAME = 2_000
 
@@ -39,6 +43,7 @@ class Mounted:
     ready: Callable[[], Awaitable[None]] = _at_once
     is_ready: Callable[[], bool] = lambda: True
     _lists: dict[str, tuple[float, dict[str, dict[str, Any]]]] = field(default_factory=dict, repr=False)
+    _failures: dict[str, tuple[float, BackendError]] = field(default_factory=dict, repr=False)
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def models(
@@ -46,31 +51,44 @@ class Mounted:
     ) -> dict[str, dict[str, Any]]:
         """Model objects by the names that we serve, read from the backend when the list held is older.
 
+        A failure is remembered like a list: a backend that is down is not asked by every request.
+
         Raises:
             BackendError: the backend has no list, or does not answer.
         """
         if self.names is not None or self.http is None:
             return {name: _model(name, self.name) for name in self.names or ()}
-        key = headers.get("authorization", "") if self.http.forwards_authorization else ""
+        shown = sorted(CREDENTIALS) if self.http.forwards_authorization else ()
+        key = "\n".join(headers.get(name, "") for name in shown)
         if (listed := self._held(key, newer_than)) is not None:
             return listed
         async with self._reading:
             if (listed := self._held(key, newer_than)) is not None:
                 return listed
-            await self.ready()
-            listed = {model["id"]: model for model in await self._read(self.http, headers)}
-            while len(self._lists) >= MAX_LISTS:
-                self._lists.pop(next(iter(self._lists)))
-            self._lists[key] = (time.monotonic(), listed)
+            try:
+                listed = {model["id"]: model for model in await self._read(self.http, headers)}
+            except BackendError as error:
+                _keep(self._failures, key, (time.monotonic(), error))
+                raise
+            self._failures.pop(key, None)
+            _keep(self._lists, key, (time.monotonic(), listed))
         return listed
 
     def _held(self, key: str, newer_than: float) -> dict[str, dict[str, Any]] | None:
         at, listed = self._lists.get(key, (-1.0, {}))
-        return listed if at >= max(0.0, newer_than) else None
+        if at >= max(0.0, newer_than):
+            return listed
+        failed_at, error = self._failures.get(key, (-1.0, None))
+        if error is not None and failed_at >= max(0.0, newer_than):
+            raise error
+        return None
 
     async def _read(self, http: OpenAIBackend, headers: Mapping[str, str]) -> list[dict[str, Any]]:
         try:
-            return await http.models(headers)
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                return await http.models(headers)
+        except TimeoutError:
+            raise BackendTimeout(f"Backend {self.name!r} did not list its models in time.") from None
         except BackendRefused as refused:
             if refused.status not in (404, 405, 501):
                 raise
@@ -80,6 +98,14 @@ class Mounted:
     def upstream(self, name: str) -> str:
         """What the backend calls the model that we call `name`."""
         return (self.names or {}).get(name, name)
+
+
+def _keep(table: dict[str, T], key: str, value: T) -> None:
+    """Put `value` into a table that holds at most MAX_LISTS, the oldest leaving first."""
+    table.pop(key, None)
+    while len(table) >= MAX_LISTS:
+        table.pop(next(iter(table)))
+    table[key] = value
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
@@ -63,7 +63,8 @@ class Context:
         Tools stay in the prompt (they are part of what the model was told, and of its cached
         prefix) but may not be called: the client's question is being answered here.
         """
-        params = {**self.params, "tool_choice": "none"} if self.params.get("tools") else self.params
+        forbidden = {"tools": "tool_choice", "functions": "function_call"}
+        params = {**self.params, **{by: "none" for what, by in forbidden.items() if self.params.get(what)}}
         return await self.llm.chat(ask, params, stream=self.stream)
 
     async def retrieve(self, query: str, *, source: str = "default", k: int = 5) -> list[Evidence]:
@@ -74,11 +75,7 @@ class Context:
             RetrievalFailed: the source failed, or did not answer in time.
         """
         if source not in self.retrievers:
-            raise InvalidRequest(
-                f"This server has no retrieval source {shown(source)}; it has: "
-                f"{', '.join(sorted(self.retrievers)) or 'none'}.",
-                param="strategy",
-            )
+            raise no_source(source, self.retrievers)
         search = Retrieval(source, query, self.trace.seconds)
         self.trace.retrievals.append(search)
         try:
@@ -98,6 +95,7 @@ class Context:
 class Strategy(ABC):
     """A method of the literature. Its options are the fields of a frozen dataclass.
 
+    `roles` are the models that it asks beside the answering one, `sources` where it searches.
     `calls` and `depth` are formulas in the notation of its page in docs/strategies.md: backend
     calls, and calls on the longest dependency chain.
     """
@@ -106,7 +104,16 @@ class Strategy(ABC):
     paper: ClassVar[str]
     calls: ClassVar[str]
     depth: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
+    roles: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """Retrieval sources that it cannot do without."""
+        return frozenset()
+
+    def parts(self) -> tuple[Strategy, ...]:
+        """The strategies that it is made of: itself, or a pipe's stages."""
+        return (self,)
 
     @abstractmethod
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
@@ -143,12 +150,35 @@ class Pipe(Strategy):
     calls: ClassVar[str] = "the sum of its parts"
     depth: ClassVar[str] = "the sum of its parts"
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """Those of both."""
+        return self.inner.sources | self.outer.sources
+
+    def parts(self) -> tuple[Strategy, ...]:
+        """The stages, inner first."""
+        return (*self.inner.parts(), *self.outer.parts())
+
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
         """Run outer with inner as what it drafts with."""
         return await self.outer(conversation, replace(ctx, inner=lambda c: self.inner(c, ctx)))
 
     def __str__(self) -> str:
         return f"{self.inner}|{self.outer}"
+
+
+def no_source(source: str, known: Iterable[str]) -> InvalidRequest:
+    """The error of a strategy that searches where there is nothing."""
+    has = ", ".join(sorted(known)) or "none"
+    words = f"This server has no retrieval source {shown(source)}; it has: {has}."
+    return InvalidRequest(words, param="strategy")
+
+
+def unchanged(reply: Reply, ctx: Context) -> Reply:
+    """A draft that stands. What an inner strategy has rewritten stays `verified`."""
+    if ctx.inner is not None and reply.status is Status.VERIFIED:
+        return reply
+    return reply.marked(Status.UNCHANGED)
 
 
 def unchecked(reply: Reply, ctx: Context, why: str) -> Reply:

@@ -12,14 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
-from veridical.strategies.base import Context, Strategy, unchecked
+from veridical.strategies.base import Context, Strategy, unchanged, unchecked
 from veridical.strategies.concurrency import concurrently
 from veridical.strategies.evidence import fenced
 from veridical.strategies.passages import passages
 from veridical.strategies.prompting import Prompt
 from veridical.strategies.reply import Ending, Reply
 from veridical.strategies.thinking import without_thinking_live
-from veridical.strategies.types import Claim, Conversation, Delta, Evidence, Status, Verdict
+from veridical.strategies.types import Claim, Conversation, Delta, Evidence, Params, Status, Verdict
 
 PLAN, JOINT = Prompt("cove/plan"), Prompt("cove/joint")
 CHECK, CHECK_ALL = Prompt("cove/check"), Prompt("cove/check_all")
@@ -93,12 +93,18 @@ class ChainOfVerification(Strategy):
     source: Annotated[str, Field(description="Retrieval source, by its configured name.")] = "default"
 
     name: ClassVar[str] = "cove"
+    roles: ClassVar[frozenset[str]] = frozenset({"verifier"})
     paper: ClassVar[str] = "Dhuliawala et al., 2023, arXiv 2309.11495"
     calls: ClassVar[str] = (
         "2Q+3, or 2Q+2 if nothing is refuted (factored: Q+3, two_step: 4, joint: 3); "
         "in P passages 1+2P+2Q at most"
     )
     depth: ClassVar[str] = "5 (factored and two_step: 4, joint: 3)"
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The source of its checks' evidence, with retrieval."""
+        return frozenset({self.source}) if self.execute_with == "retrieval" else frozenset()
 
     def __post_init__(self) -> None:
         if self.execute_with == "retrieval" and self.variant in ("joint", "two_step"):
@@ -111,14 +117,14 @@ class ChainOfVerification(Strategy):
         drafted, draft = await ctx.draft(conversation)
         if draft.calls_tools or not draft.text.strip():
             return unchecked(drafted, ctx, "The draft holds no text to check; it is returned as it is.")
-        pieces = [draft.text] if ctx.params.get("response_format") else self._cut(draft.text)
+        pieces = [draft.text] if _is_structured(ctx.params) else self._cut(draft.text)
         talks = [conversation.answered(piece.strip() if len(pieces) > 1 else piece) for piece in pieces]
         checked = await concurrently(lambda talk: self._check(talk, ctx), talks)
         claims = [claim for found in checked for claim in found]
         if not any(map(self._needs_revision, checked)):
             if not claims:
                 ctx.trace.note("The plan found no fact to check.")
-            return drafted.citing(claims=claims).marked(Status.UNCHANGED)
+            return unchanged(drafted, ctx).citing(claims=claims)
         ctx.trace.progress("Rewriting what did not pass")
         if len(pieces) == 1:
             final = await ctx.reply(REVISE(checks=claims).after(talks[0].messages))
@@ -206,10 +212,27 @@ class ChainOfVerification(Strategy):
             claims, talk = piece
             if not self._needs_revision(claims):
                 return None
-            return await ctx.reply(REVISE(checks=claims).after(talk.messages))
+            reply = await ctx.reply(REVISE(checks=claims).after(talk.messages))
+            opened.append(reply)
+            return reply
 
-        rewritten = await concurrently(rewrite, zip(checked, talks, strict=True))
-        return Reply(_spliced(pieces, rewritten))
+        async def close() -> None:
+            for reply in opened:
+                await reply.aclose()
+
+        opened: list[Reply] = []
+        try:
+            rewritten = await concurrently(rewrite, zip(checked, talks, strict=True))
+        except BaseException:
+            await close()
+            raise
+        return Reply(_spliced(pieces, rewritten), close)
+
+
+def _is_structured(params: Params) -> bool:
+    """Whether the answer must stay in one piece. `{"type": "text"}`, the default, asks for nothing."""
+    wanted = params.get("response_format")
+    return bool(wanted) and not (isinstance(wanted, dict) and wanted.get("type") == "text")
 
 
 def _without(params: Any, *names: str) -> dict[str, Any]:
@@ -222,25 +245,20 @@ async def _spliced(
     """The passages in order. Those behind the one that streams are generated meanwhile."""
     finish = "stop"
     yield Delta({"role": "assistant", "content": ""})
-    try:
-        for piece, reply in zip(pieces, rewritten, strict=True):
-            if reply is None:
-                yield Delta({"content": piece})
-                continue
-            held, begun = "", False
-            async for delta in without_thinking_live(reply):
-                finish = delta.finish_reason if delta.finish_reason == "length" else finish
-                text = held + (delta.text if begun else delta.text.lstrip())
-                kept = text.rstrip()
-                held = text[len(kept) :]
-                if kept:
-                    begun = True
-                    yield Delta({"content": kept})
-            yield Delta({"content": piece[len(piece.rstrip()) :]})
-    finally:
-        for reply in rewritten:
-            if reply is not None:
-                await reply.aclose()
+    for piece, reply in zip(pieces, rewritten, strict=True):
+        if reply is None:
+            yield Delta({"content": piece})
+            continue
+        held, begun = "", False
+        async for delta in without_thinking_live(reply):
+            finish = delta.finish_reason if delta.finish_reason == "length" else finish
+            text = held + (delta.text if begun else delta.text.lstrip())
+            kept = text.rstrip()
+            held = text[len(kept) :]
+            if kept:
+                begun = True
+                yield Delta({"content": kept})
+        yield Delta({"content": piece[len(piece.rstrip()) :]})
     yield Delta({}, finish_reason=finish)
     yield Ending()
 

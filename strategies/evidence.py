@@ -21,8 +21,8 @@ _CITATION = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
 def cleaned(text: str, limit: int = MAX_PASSAGE_CHARS) -> str:
-    """A passage as one line without control, format or private characters, our fence's marks, or
-    what looks like a passage number at its head; cut to `limit` characters at a word.
+    """A passage as one line without control, format or private characters or our fence's marks; its
+    own [7] becomes (7), lest it be cited as our passage 7. Cut to `limit` characters at a word.
 
     One line, so that a passage cannot pretend to end and another, with a number, to begin.
     """
@@ -30,7 +30,7 @@ def cleaned(text: str, limit: int = MAX_PASSAGE_CHARS) -> str:
     plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in folded)
     while _FENCE.search(plain):  # what removing one mark joins may be another
         plain = _FENCE.sub(" ", plain)
-    line = " ".join(plain.split())
+    line = " ".join(_CITATION.sub(r"(\1)", plain).split())
     if len(line) <= limit:
         return line
     return line[:limit].rpartition(" ")[0] + " …"

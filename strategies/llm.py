@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import pydantic
@@ -72,7 +73,13 @@ class LLM:
             self._failed(call, error)
             raise
         self.trace.answering()
-        return Reply(self._metered(reply, call))
+
+        async def close() -> None:
+            if call.seconds is None:  # it was never read: what it cost is not known
+                call.seconds, call.error = self.trace.seconds - call.at, "Closed"
+            await reply.aclose()
+
+        return Reply(self._metered(reply, call), close)
 
     async def _metered(self, reply: Reply, call: Call) -> AsyncGenerator[Delta | Ending, None]:
         try:
@@ -121,7 +128,7 @@ class LLM:
 
     async def _constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
         own = self._own(params)
-        if "json_schema" not in self.backend.supports:
+        if "json_schema" not in self.backend.supports or not self.backend.adapted({"response_format": None}):
             return await self._asked(ask, own)
         lengths = "schema_lengths" in self.backend.supports
         try:
@@ -178,6 +185,7 @@ def _candidates(text: str) -> Sequence[str]:
     return [text.strip(), *fenced, *starts]
 
 
+@lru_cache(maxsize=128)
 def response_format(into: type[pydantic.BaseModel], *, lengths: bool = False) -> dict[str, Any]:
     """OpenAI's strict JSON-schema response format for a model class.
 

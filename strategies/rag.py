@@ -32,6 +32,11 @@ class RetrievalAugmented(Strategy):
     calls: ClassVar[str] = "1"
     depth: ClassVar[str] = "1"
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """The one that it searches."""
+        return frozenset({self.source})
+
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
         """Retrieve with the question, then one call over the same conversation with the passages."""
         ctx.trace.progress("Searching for evidence")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
@@ -18,7 +18,12 @@ class Reply:
     and `note` say how the answer was made.
     """
 
-    def __init__(self, deltas: AsyncGenerator[Delta | Ending, None] | Sequence[Delta | Ending]) -> None:
+    def __init__(
+        self,
+        deltas: AsyncGenerator[Delta | Ending, None] | Sequence[Delta | Ending],
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._on_close = on_close
         self._source = None if isinstance(deltas, Sequence) else deltas
         self._seen: list[Delta] = []
         self._ending = Ending()
@@ -68,10 +73,16 @@ class Reply:
         return joined(self._seen, self._ending)
 
     async def aclose(self) -> None:
-        """Stop: the backend's stream is closed with this one."""
+        """Stop: the backend's stream is closed with this one, `on_close` even if nothing was read yet.
+
+        (A generator that was never started runs none of its code when it is closed.)
+        """
         if self._source is not None:
             source, self._source = self._source, None
             await source.aclose()
+        if self._on_close is not None:
+            closing, self._on_close = self._on_close, None
+            await closing()
 
     def citing(self, evidence: Iterable[Evidence] = (), claims: Iterable[Claim] = ()) -> Self:
         """This reply with evidence and checked claims added."""

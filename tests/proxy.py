@@ -16,7 +16,7 @@ import uvicorn
 
 from veridical.middleware.config import Settings
 from veridical.server import create_app
-from veridical.strategies.registry import BUILT_IN
+from veridical.strategies.registry import BUILT_IN, strategy_from
 
 CHAT = "/v1/chat/completions"
 
@@ -141,8 +141,10 @@ def running_proxy(settings: Settings) -> Iterator[Proxy]:
 
 
 def listed(*models: str) -> list[str]:
-    """What /v1/models lists by default: each model, and each with every strategy that is built in."""
-    suffixes = ["", *(f"+{name}" for name in BUILT_IN if name != "direct")]
+    """What /v1/models lists by default: each model, and each with every strategy that is built in and
+    has what it needs: without retrievers none that searches."""
+    served = [name for name in BUILT_IN if name != "direct" and not strategy_from(name).sources]
+    suffixes = ["", *(f"+{name}" for name in served)]
     return [model + suffix for model in models for suffix in suffixes]
 
 

@@ -78,7 +78,11 @@ class OpenAIBackend:
             if response.status >= 400:
                 raise await self.refusal(response)
             if request.stream and response.content_type != "application/json":  # some never stream
-                return Reply(self._stream(response))
+
+                async def close() -> None:
+                    response.close()
+
+                return Reply(self._stream(response), close)
             return Reply.of(_answer(await self.read(response)))
         except BaseException:
             response.close()

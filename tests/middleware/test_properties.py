@@ -129,7 +129,7 @@ SOUND = BODY.map(lambda body: {**body, "model": "m1", "messages": [{"role": "use
 def test_any_json_is_read_or_refused_by_an_error_of_ours(body):
     with suppress(VeridicalError):
         request = read_body(json.dumps(body).encode())
-        check_for_strategy(request, 16)
+        check_for_strategy(request)
         assert isinstance(request.includes_usage, bool)
         assert isinstance(request.messages, tuple)
         assert not request.params.keys() & {"veridical", "strategy", "n", "model", "messages", "stream"}

@@ -200,3 +200,34 @@ def test_many_streams_at_once_keep_apart(proxy, upstream):
 
     answers = asyncio.run(all_at_once())
     assert answers == [f"Echo: question {number}. {RIGHT}" for number in range(12)]
+
+
+SLOW = Pieces([chunk("slow "), 20.0, chunk("words", "stop")])
+LONG = "Ada was born in 1815. She lived in Rome. She wrote novels. She knew Newton. She died in 1900."
+
+
+def gone(upstream) -> int:
+    """How many rewrites have had their connection closed on them."""
+    return sum(exchange.gone.is_set() for exchange in upstream.asked("revise"))
+
+
+def rewriting(upstream, revise) -> None:
+    """Script five passages, each with a refuted fact."""
+    upstream.cove(LONG, Fact("a fact", "what fact?", "Another.", "inconsistent"))
+    upstream.on(revise=revise)
+
+
+def test_a_client_that_leaves_ends_the_rewrites_that_were_not_read_yet(proxy, upstream):
+    rewriting(upstream, SLOW)
+    with proxy.open(model="m1+cove", stream=True):
+        wait_until(lambda: len(upstream.asked("revise")) == 5)
+    wait_until(lambda: gone(upstream) == 5)
+
+
+def test_a_rewrite_that_fails_ends_the_others(proxy, upstream):
+    answers = iter([Fail(400, "no"), *[SLOW] * 4])
+    rewriting(upstream, lambda exchange: next(answers))
+    answer = proxy.ask(model="m1+cove", stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+    assert text == LONG
+    wait_until(lambda: gone(upstream) == 4)

@@ -183,7 +183,7 @@ def test_a_failing_batch_is_told_to_each_caller_and_the_next_one_works() -> None
     def half(items: Sequence[int]) -> list[float]:
         return [1 / item for item in items]
 
-    batcher = Batcher(half)
+    batcher = Batcher(half, gap=1.0, window=5.0)
     futures = [batcher.submit(item) for item in (1, 0)]
     assert all(isinstance(future.exception(), ZeroDivisionError) for future in futures)
     assert batcher.submit(4).result() == 0.25
