@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -70,6 +71,7 @@ def serve(
     port: int | None,
 ) -> None:
     """Start the proxy; without a file or a --base-url it serves the embedded model `local`."""
+    gc.disable()  # imports make many objects and little garbage; `serve` turns it on again
     from veridical.middleware.config import load_settings
     from veridical.server import serve as run
 
