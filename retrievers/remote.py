@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -97,9 +98,9 @@ class RemoteRetriever(Retriever):
             who = self.get_name()
             raise RetrieverTimeout(f"{who}: no answer within {self.timeout:g} s", retriever=who) from None
 
+    @abstractmethod
     async def ask(self, query: str, k: int) -> list[Document]:
         """The search itself."""
-        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Close the session that was made for the running event loop."""
