@@ -18,7 +18,7 @@ from veridical.middleware.config import (
     Settings,
     VllmBackendSettings,
 )
-from veridical.middleware.retrieval import sources
+from veridical.middleware.retrieval import domains, sources
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import ConfigError, NotFound
@@ -44,6 +44,7 @@ class Assembly:
             else [str(strategy_from(expression)) for expression in settings.advertise]
         )
         self.sources = sources(settings.retrievers, secret)
+        self.domains = domains(settings)
         if settings.advertise is None:  # what has no source to search would only be refused
             self.advertised = [n for n in self.advertised if strategy_from(n).sources <= self.sources.keys()]
         self.router = Router([self._mount(name) for name in settings.backends])

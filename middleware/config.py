@@ -177,6 +177,9 @@ class WikidataSettings(Section):
     type: Literal["wikidata"] = Field("wikidata", description="Kind of retriever.")
     language: str = Field("en", description="Language of labels and facts.")
     sparql_url: str = Field("https://query.wikidata.org/sparql", description="SPARQL endpoint.")
+    queries: Literal["text", "sparql"] = Field(
+        "text", description="What a model that writes queries for it (cok) writes them in."
+    )
     timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
 
 
@@ -206,6 +209,13 @@ RetrieverSettings = Annotated[
 ]
 
 
+class DomainSettings(Section):
+    """A field of knowledge, for strategies that choose their sources by the question (cok)."""
+
+    description: str = Field(min_length=1, description="What it covers, in words for the model that chooses.")
+    sources: tuple[str, ...] = Field(min_length=1, description="Retrievers that hold it, by name.")
+
+
 class Settings(Section):
     """Everything that can be configured."""
 
@@ -225,6 +235,9 @@ class Settings(Section):
     )
     retrievers: dict[str, RetrieverSettings] = Field(
         {}, description="Sources of evidence by name; the first is also called default."
+    )
+    domains: dict[str, DomainSettings] = Field(
+        {}, description="Fields of knowledge by name; none = one, with every source."
     )
 
     @property
@@ -347,6 +360,8 @@ def _siblings(location: tuple[Any, ...]) -> list[str]:
             return list(Settings.model_fields)
         case ("backends" | "retrievers" as table, _, kind):
             return list(_KINDS[table][kind].model_fields)
+        case ("domains", _):
+            return list(DomainSettings.model_fields)
         case (section, *_):
             found = Settings.model_fields[section].annotation
             return list(getattr(found, "model_fields", {}))

@@ -274,6 +274,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             call.headers,
             roles,
             assembly.sources,
+            assembly.domains,
             traced,
         )
         if call.request.stream:

@@ -10,7 +10,7 @@ from typing import Any
 from veridical.middleware.protocol import ChatBody
 from veridical.middleware.retrying import Retrying
 from veridical.middleware.routing import Route
-from veridical.strategies.base import Context, Retrieve, Strategy
+from veridical.strategies.base import Context, Domain, Retrieve, Strategy
 from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.errors import (
     BackendError,
@@ -51,6 +51,7 @@ class Run:
     headers: Mapping[str, str]
     roles: Mapping[str, Route] = field(default_factory=dict)
     retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
+    domains: Mapping[str, Domain] = field(default_factory=dict)
     traced: bool = True
 
     def __post_init__(self) -> None:
@@ -73,7 +74,8 @@ class Run:
         if choice.index and isinstance(params.get("seed"), int):
             params["seed"] += choice.index  # one seed for all would draw the same answer n times
         roles = {name: self._llm(route, choice) for name, route in self.roles.items()}
-        return Context(self._llm(self.route, choice), params, self.request.stream, roles, self.retrievers)
+        llm = self._llm(self.route, choice)
+        return Context(llm, params, self.request.stream, roles, self.retrievers, self.domains)
 
     def _llm(self, route: Route, choice: Choice) -> LLM:
         backend = route.mounted.backend

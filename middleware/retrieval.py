@@ -14,11 +14,13 @@ from veridical.middleware.config import (
     IndexSettings,
     LangChainRetrieverSettings,
     RetrieverSettings,
+    Settings,
     WebSettings,
     WikidataSettings,
     WikipediaSettings,
 )
-from veridical.strategies.errors import RetrievalFailed
+from veridical.strategies.base import Domain
+from veridical.strategies.errors import ConfigError, RetrievalFailed, suggestion
 from veridical.strategies.types import Evidence
 
 if TYPE_CHECKING:
@@ -90,6 +92,30 @@ def sources(settings: Mapping[str, RetrieverSettings], secret: Callable[[str], s
     if named and "default" not in named:
         named["default"] = next(iter(named.values()))
     return named
+
+
+def domains(settings: Settings) -> dict[str, Domain]:
+    """The configured fields of knowledge; where there are none, one that has every source.
+
+    Raises:
+        ConfigError: a domain names a source that is not configured.
+    """
+    language = {
+        name: each.queries if isinstance(each, WikidataSettings) else "text"
+        for name, each in settings.retrievers.items()
+    }
+    if not settings.domains:
+        return {"general": Domain("knowledge of any kind", language)} if language else {}
+    for name, domain in settings.domains.items():
+        for source in domain.sources:
+            if source not in language:
+                raise ConfigError(
+                    f"domains.{name}.sources: there is no retriever {source!r}.{suggestion(source, language)}"
+                )
+    return {
+        name: Domain(domain.description, {source: language[source] for source in domain.sources})
+        for name, domain in settings.domains.items()
+    }
 
 
 def _maker(settings: RetrieverSettings, secret: Callable[[str], str]) -> Callable[[], BaseRetriever]:

@@ -57,7 +57,21 @@ _MONTHS = (
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 
+#: A name that still has to be linked: wd:/Marie Curie/ is an item, wdt:/place of birth/ a property.
+_NAMED = re.compile(r"\b(wdt?):/([^/<>{}\n]{1,100})/")
+_PREFIXES = {"wd": ENTITY, "wdt": "http://www.wikidata.org/prop/direct/"}
+_LABELS = """
+PREFIX wd: <http://www.wikidata.org/entity/>
+PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#>
+SELECT ?item ?itemLabel WHERE {
+  VALUES ?item { %(items)s }
+  ?item rdfs:label ?itemLabel . FILTER(LANG(?itemLabel) = "%(language)s")
+}
+"""
+
 Row = Mapping[str, Mapping[str, str]]
+#: An item or a property by the name that a query calls it: ("wd", "Marie Curie").
+Name = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,23 @@ class Fact:
 def facts_query(items: Sequence[str], language: str, limit: int = 1000) -> str:
     """The query for what is known of the items, given by their ids (Q937)."""
     return _FACTS % {"items": " ".join(f"wd:{item}" for item in items), "language": language, "limit": limit}
+
+
+def labels_query(items: Iterable[str], language: str) -> str:
+    """The query for the names of items, given by their ids."""
+    return _LABELS % {"items": " ".join(f"wd:{item}" for item in items), "language": language}
+
+
+def names_in(query: str) -> list[Name]:
+    """The names in a SPARQL query that stand where ids belong, each once."""
+    return list(dict.fromkeys((prefix, name.strip()) for prefix, name in _NAMED.findall(query)))
+
+
+def linked(query: str, ids: Mapping[Name, str]) -> str:
+    """The query with its names replaced by ids, and the prefixes that it uses declared."""
+    whole = _NAMED.sub(lambda match: f"{match[1]}:{ids[match[1], match[2].strip()]}", query)
+    missing = [p for p in _PREFIXES if not re.search(rf"PREFIX\s+{p}:", whole, re.IGNORECASE)]
+    return "".join(f"PREFIX {p}: <{_PREFIXES[p]}>\n" for p in missing) + whole
 
 
 def is_sparql(query: str) -> bool:

@@ -19,12 +19,24 @@ Retrieve = Callable[[str, int], Awaitable[list[Evidence]]]
 
 
 @dataclass(frozen=True)
+class Domain:
+    """A field of knowledge: what it covers, in words for a model, and where it is looked up.
+
+    `sources` maps a source's name to what its queries are written in: "text", or "sparql".
+    """
+
+    description: str
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Context:
     """Everything a strategy may use during one request; nothing in it outlives the request.
 
     `params` are the client's and reach the draft and the final words only. `stream` says
     whether the client streams; drafts are then streamed too, so that one returned unchanged
-    can be replayed as it arrived. `inner` is the strategy to the left in a pipe.
+    can be replayed as it arrived. `inner` is the strategy to the left in a pipe. `domains` are
+    the fields of knowledge that the server's sources are sorted into, if they are.
     """
 
     llm: LLM
@@ -32,6 +44,7 @@ class Context:
     stream: bool = False
     roles: Mapping[str, LLM] = field(default_factory=dict)
     retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
+    domains: Mapping[str, Domain] = field(default_factory=dict)
     inner: Generate | None = None
 
     @property

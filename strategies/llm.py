@@ -110,12 +110,12 @@ class LLM:
         Raises:
             UnparsableOutput: the second answer did not fit either.
         """
-        answer = await self._constrained(ask, into, params)
+        answer = await self.constrained(ask, into, params)
         try:
             return parsed(answer.text, into)
         except ValueError as fault:
             again = _again(ask, answer, fault)
-        answer = await self._constrained(again, into, params)
+        answer = await self.constrained(again, into, params)
         try:
             return parsed(answer.text, into)
         except ValueError as fault:
@@ -126,7 +126,8 @@ class LLM:
     def _own(self, params: Params) -> Params:
         return self.backend.adapted({**OWN_PARAMS, **params})
 
-    async def _constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
+    async def constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
+        """The model's answer, unread, held to the shape of `into` where the backend can do that."""
         own = self._own(params)
         if "json_schema" not in self.backend.supports or not self.backend.adapted({"response_format": None}):
             return await self._asked(ask, own)

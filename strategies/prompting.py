@@ -11,7 +11,7 @@ from importlib import resources
 import jinja2
 import jinja2.meta
 
-from veridical.strategies.types import Message
+from veridical.strategies.types import Conversation, Message
 
 _ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
@@ -34,6 +34,11 @@ class Ask:
         """The same ask at the end of a conversation: what is shared stands first, so that a
         prefix-caching server reuses it."""
         return replace(self, messages=(*messages, *self.messages))
+
+    def over(self, conversation: Conversation) -> Ask:
+        """The same ask in the place of the conversation's last question, what came before it kept."""
+        text = str(self.messages[0]["content"])
+        return replace(self, messages=conversation.asking(text).messages)
 
 
 class Prompt:

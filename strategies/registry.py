@@ -27,6 +27,7 @@ BUILT_IN = {
     "direct": "veridical.strategies.direct:Direct",
     "rag": "veridical.strategies.rag:RetrievalAugmented",
     "cove": "veridical.strategies.cove:ChainOfVerification",
+    "cok": "veridical.strategies.cok:ChainOfKnowledge",
 }
 
 

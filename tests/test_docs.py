@@ -29,7 +29,8 @@ def test_every_strategy_and_option_has_its_place(name: str) -> None:
     assert f"| `{name}`" in README
     for option in fields(strategy_class(name)):
         assert f"| `{option.name}` | " in section
-        assert f"| {option.default} |" in section or f"| `{option.default}` |" in section
+        default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+        assert f"| {default} |" in section or f"| `{default}` |" in section
 
 
 def test_the_readme_states_the_cost_of_each_strategy() -> None:
@@ -42,7 +43,7 @@ def test_the_readme_states_the_cost_of_each_strategy() -> None:
     "section", [cls for cls in vars(config).values() if isinstance(cls, type) and issubclass(cls, Section)]
 )
 def test_every_setting_is_documented(section: type[Section]) -> None:
-    nested = {"server", "budget", "auth", "roles", "backends", "retrievers"}
+    nested = {"server", "budget", "auth", "roles", "backends", "retrievers", "domains"}
     for key in section.model_fields:
         if key == "type" or (section is Settings and key in nested):
             continue

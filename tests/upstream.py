@@ -1,7 +1,8 @@
 """A scripted upstream: a real OpenAI-shaped server on a loopback socket that logs what it is asked.
 
-It answers a chat by the step that the request is (`draft`, or a step of Chain-of-Verification,
-told by the words of its prompt), whole or as server-sent events, well or badly as a test wants.
+It answers a chat by the step that the request is, told by the words of its prompt (`draft`, a step of
+Chain-of-Verification such as `plan`, or of another method such as `cok/query`), whole or as server-sent
+events, well or badly as a test wants.
 """
 
 import asyncio
@@ -26,10 +27,14 @@ def _signatures() -> dict[str, str]:
 
     A prompt that is only the question has none.
     """
-    files = sorted((Path(strategies.__path__[0]) / "prompts" / "cove").glob("*.md"))
-    fixed = {file.stem: _fixed_lines(file.read_text(encoding="utf-8")) for file in files}
+    files = sorted((Path(strategies.__path__[0]) / "prompts").glob("*/*.md"))
+    fixed = {_step(file): _fixed_lines(file.read_text(encoding="utf-8")) for file in files}
     own = {name: lines - _others(fixed, name) for name, lines in fixed.items()}
     return {name: max(lines, key=len) for name, lines in own.items() if lines}
+
+
+def _step(file: Path) -> str:
+    return file.stem if file.parent.name == "cove" else f"{file.parent.name}/{file.stem}"
 
 
 def _fixed_lines(source: str) -> set[str]:

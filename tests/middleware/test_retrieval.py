@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from veridical.retrievers.index import build
+from veridical.strategies.errors import ConfigError
 from veridical.tests.conftest import Serve
 from veridical.tests.proxy import Proxy
 from veridical.tests.upstream import Fact, Say, Upstream
@@ -39,7 +40,7 @@ def grounded(serve: Serve, folder: Path) -> Proxy:
 
 
 def test_rag_cites_what_was_retrieved(grounded: Proxy, upstream: Upstream) -> None:
-    upstream.on(draft=Say("It is the Nile [1]. It is long."))
+    upstream.on(**{"rag/answer": Say("It is the Nile [1]. It is long.")})
     answer = grounded.ask(QUESTION, model="m1+rag(k=2)").model_dump()
     text = answer["choices"][0]["message"]["content"]
     (mark,) = answer["choices"][0]["message"]["annotations"]
@@ -55,7 +56,7 @@ def test_rag_cites_what_was_retrieved(grounded: Proxy, upstream: Upstream) -> No
 
 
 def test_a_stream_ends_with_the_annotations(grounded: Proxy, upstream: Upstream) -> None:
-    upstream.on(draft=Say("It is the Nile [1]."))
+    upstream.on(**{"rag/answer": Say("It is the Nile [1].")})
     events = grounded.chat(
         model="m1+rag", stream=True, messages=[{"role": "user", "content": QUESTION}]
     ).events
@@ -115,3 +116,43 @@ def test_a_source_that_hangs_is_given_up(
     response = slow.chat(model="m1+rag")
     assert response.status == 502
     assert "did not answer in 0.1 s" in response.error["message"]
+
+
+def test_cok_corrects_its_reasoning_from_the_domains_sources(
+    serve: Serve, upstream: Upstream, folder: Path
+) -> None:
+    def chain(answer: str) -> Say:
+        steps = ["The Seine flows through Cairo.", "So the answer is the Seine."]
+        return Say(json.dumps({"steps": steps, "answer": answer}))
+
+    pages = {"type": "index", "path": str(folder)}
+    works = {"description": "rivers and towns", "sources": ["pages"]}
+    stars = {"description": "planets and stars", "sources": ["sky"]}
+    grounded = serve(retrievers={"pages": pages, "sky": pages}, domains={"earth": works, "space": stars})
+    upstream.on(
+        **{
+            "cok/reason": [chain("Seine"), chain("Nile"), chain("Thames")],
+            "cok/domains": Say('{"domains": ["earth"]}'),
+            "cok/correct": [
+                Say('{"passage": 1, "statement": "The Nile flows through Cairo."}'),
+                Say('{"passage": 0, "statement": "none"}'),
+            ],
+            "cok/next": Say("The Nile is the river of Cairo."),
+            "cok/query": Say("Which river flows through Cairo?"),
+            "cok/answer": Say("The Nile [1]."),
+        }
+    )
+    answer = grounded.ask(QUESTION, model="m1+cok(samples=3,k=1)").model_dump()
+    assert answer["choices"][0]["message"]["content"] == "The Nile [1]."
+    trail = answer["veridical"]
+    assert trail["calls"] == 3 + 1 + 2 * 2 + 1
+    assert [claim["verdict"] for claim in trail["claims"]] == ["refuted", "not_enough_info"]
+    (mark,) = answer["choices"][0]["message"]["annotations"]
+    assert mark["url_citation"]["url"] == "https://example.org/nile"
+    assert {each["source"] for each in trail["retrievals"]} == {"pages", "sky"}
+
+
+def test_a_domain_of_an_unknown_source_stops_the_start(serve: Serve, folder: Path) -> None:
+    domain = {"description": "x", "sources": ["pagse"]}
+    with pytest.raises(ConfigError, match=r"domains\.d\.sources.*'pagse'.*pages"):
+        serve(retrievers={"pages": {"type": "index", "path": str(folder)}}, domains={"d": domain})

@@ -20,7 +20,7 @@ from veridical.retrievers.errors import (
     RetrieverTimeout,
     RetrieverUnavailable,
 )
-from veridical.retrievers.sparql import checked, date, is_sparql, place, words
+from veridical.retrievers.sparql import checked, date, is_sparql, names_in, place, words
 from veridical.retrievers.wikidata import WikidataRetriever, mentions
 
 rdflib = pytest.importorskip("rdflib", reason="rdflib answers the SPARQL queries of these tests")
@@ -66,6 +66,7 @@ class Graph:
             ):
                 self.add(ENTITY + name, NAMESPACE + link, rdflib.URIRef(PROP + space + name))
             self.add(ENTITY + name, NAMESPACE + "propertyType", rdflib.URIRef(NAMESPACE + kind))
+            self.add(ENTITY + name, NAMESPACE + "directClaim", rdflib.URIRef(PROP + "direct/" + name))
 
     def add(self, subject: str, predicate: str, value: Any) -> None:
         self.graph.add((rdflib.URIRef(subject), rdflib.URIRef(predicate), value))
@@ -80,6 +81,7 @@ class Graph:
         self.add(ENTITY + item, PROP + name, rdflib.URIRef(statement))
         self.add(statement, PROP + "statement/" + name, value)
         if best:
+            self.add(ENTITY + item, PROP + "direct/" + name, value)
             self.add(statement, str(rdflib.RDF.type), rdflib.URIRef(NAMESPACE + "BestRank"))
         for key, known in node.items():
             self.add(statement, PROP + "statement/value/" + name, rdflib.URIRef(full))
@@ -127,6 +129,9 @@ class Wikidata:
         self.asked.append(dict(request.query))
         return web.json_response(self.search(dict(request.query)))
 
+    def known(self, kind: str) -> dict[str, tuple[str, str]]:
+        return ITEMS if kind == "item" else PROPERTIES
+
     def search(self, params: dict[str, str]) -> dict[str, Any]:
         found = [
             {
@@ -137,7 +142,7 @@ class Wikidata:
                 "description": description,
                 "match": {"type": "label", "language": "en", "text": label},
             }
-            for item, (label, description) in ITEMS.items()
+            for item, (label, description) in self.known(params["type"]).items()
             if label.lower().startswith(params["search"].lower())
         ]
         return {
@@ -239,6 +244,30 @@ def test_sparql_is_run_and_its_rows_are_told(make: Make) -> None:
     assert docs[0].metadata["url"] == "https://www.wikidata.org/wiki/Q1"
     assert docs[0].metadata["source"].startswith("sparql:")
     assert make(Wikidata()).invoke("ASK { ?s ?p ?o }")[0].page_content == "answer: yes"
+
+
+def test_names_between_slashes_are_linked_and_items_in_the_answer_named(make: Make) -> None:
+    server = Wikidata()
+    (doc,) = make(server).invoke("SELECT ?answer WHERE { wd:/Marie Curie/ wdt:/place of birth/ ?answer }")
+    assert doc.page_content == "answer: Warsaw"
+    assert doc.metadata["url"] == "https://www.wikidata.org/wiki/Q2"
+    assert "wd:Q1 wdt:P2 ?answer" in server.queries[0]
+    assert [(each["search"], each["type"]) for each in server.asked] == [
+        ("Marie Curie", "item"),
+        ("place of birth", "property"),
+    ]
+
+
+def test_a_name_that_cannot_be_linked_is_told(make: Make) -> None:
+    server = Wikidata()
+    with pytest.raises(RetrieverMisconfigured, match="Nobody"):
+        make(server).invoke("SELECT ?answer WHERE { wd:/Nobody/ wdt:/spouse/ ?answer }")
+    assert server.queries == []
+
+
+@pytest.mark.parametrize("name", ["x> } SERVICE <http://evil/", "a\n} DROP ALL", "{}"])
+def test_a_name_cannot_carry_sparql(name: str) -> None:
+    assert names_in(f"SELECT ?a WHERE {{ wd:/{name}/ wdt:/spouse/ ?a }}") == [("wdt", "spouse")]
 
 
 @pytest.mark.parametrize(
