@@ -58,6 +58,8 @@ class Source:
         except TimeoutError:
             words = f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
             raise RetrieverTimeout(words, retriever=self.name) from None
+        except RetrieverTimeout as error:
+            raise self._failure("did not answer in time.", error) from error
         except Exception as error:
             # Any third party's retriever may stand here, and it may raise anything.
             raise self._failure(f"failed ({type(error).__name__}).", error) from error

@@ -69,6 +69,9 @@ class WikidataSettings(PublicSection):
         "https://www.wikidata.org/w/api.php", pattern=_URL, description="Address of its search API."
     )
     sparql_url: str = Field("https://query.wikidata.org/sparql", pattern=_URL, description="SPARQL endpoint.")
+    queries: Literal["text", "sparql"] = Field(
+        "text", description="What a model that writes queries for it (cok) writes them in."
+    )
 
 
 class WebSettings(PublicSection):
