@@ -13,6 +13,7 @@ from aiohttp import web
 
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.config import Settings, load_settings
+from veridical.middleware.domains import domains
 from veridical.retrievers.rerank import CrossEncoderScore
 from veridical.strategies.errors import ConfigError
 from veridical.tests.answers import Say
@@ -38,7 +39,7 @@ def hybrid(*names: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _answers(upstream: Upstream) -> None:
-    upstream.on(draft=Say("It is so [1]."))
+    upstream.on(**{"rag/answer": Say("It is so [1].")})
 
 
 @pytest.fixture
@@ -216,6 +217,12 @@ def test_the_default_is_what_is_called_so_or_the_first(names: tuple[str, ...], d
         retrievers={name: fake(name) for name in names},
     )
     assert Assembly(settings).sources["default"].name == default
+
+
+def test_the_domain_of_all_knowledge_asks_no_source_twice() -> None:
+    retrievers = {"a": fake("a"), "b": fake("b"), "default": hybrid("a", "b")}
+    (general,) = domains(Settings(retrievers=retrievers)).values()
+    assert general.sources.keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(
