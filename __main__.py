@@ -57,7 +57,9 @@ config_option = click.option(
 @click.option("--base-url", help="Serve every model of this OpenAI-compatible server; needs no file.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable with that server's key.")
 @click.option("--index", help="Folder of an index: evidence for rag and cove(execute_with=retrieval).")
-@click.option("--wikipedia", is_flag=True, help="Live Wikipedia as a source of evidence.")
+@click.option(
+    "--wikipedia", is_flag=True, help="Live Wikipedia as a source of evidence; with --index, both fused."
+)
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @_plainly
@@ -97,15 +99,25 @@ def serve(
 def check_config(config: Path | None) -> None:
     """Read the configuration as `serve` would, build everything, and say what it means."""
     from veridical.middleware.assembly import Assembly
+    from veridical.middleware.checking import faults, warnings
     from veridical.middleware.config import load_settings
 
     settings = load_settings(config)
     assembly = Assembly(settings)
     for name, backend in settings.backends.items():
         click.echo(f"backend {name}: {backend.type}")
+    for name, retriever in settings.retrievers.items():
+        parts = f" of {', '.join(retriever.parts)}" if retriever.parts else ""
+        click.echo(f"source {name}: {retriever.type}{parts}")
+    if assembly.sources:
+        click.echo(f"default source: {assembly.sources['default'].name}")
     click.echo(f"default strategy: {settings.default_strategy}")
     click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
     click.echo(f"listens on {settings.server.host}:{settings.server.port}")
+    for warning in warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
+    if found := faults(settings):
+        raise VeridicalError("; ".join(found))
     click.echo("The configuration is sound.")
 
 

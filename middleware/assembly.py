@@ -18,8 +18,9 @@ from veridical.middleware.config import (
     Settings,
     VllmBackendSettings,
 )
-from veridical.middleware.retrieval import domains, sources
+from veridical.middleware.domains import domains
 from veridical.middleware.routing import Mounted, Route, Router
+from veridical.middleware.sources import sources
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import ConfigError, NotFound
 from veridical.strategies.registry import BUILT_IN, strategy_from
@@ -96,9 +97,11 @@ class Assembly:
             await engine.start()
 
     async def close(self) -> None:
-        """Stop the engines and close the connections."""
+        """Stop the engines, close the sources and the connections."""
         for engine in self.engines:
             await engine.stop()
+        for source in {id(each): each for each in self.sources.values()}.values():
+            await source.close()
         for session in self._sessions.values():
             await session.close()
 

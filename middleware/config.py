@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from veridical.middleware.retriever_config import RETRIEVER_KINDS, RetrieverSettings
+from veridical.middleware.section import Section
 from veridical.strategies.budget import Limits
 from veridical.strategies.errors import ConfigError, suggestion
 
@@ -27,12 +29,6 @@ SHORT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "VERIDICAL_HOST": ("server", "host"),
     "VERIDICAL_PORT": ("server", "port"),
 }
-
-
-class Section(pydantic.BaseModel):
-    """A part of the configuration: frozen, and strict about its keys."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerSettings(Section):
@@ -153,62 +149,6 @@ BackendSettings = Annotated[
 ]
 
 
-class IndexSettings(Section):
-    """A local index that `veridical index build` made."""
-
-    type: Literal["index"] = Field("index", description="Kind of retriever.")
-    path: str = Field(description="Folder of the index.")
-    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
-
-
-class WikipediaSettings(Section):
-    """Live Wikipedia (extra `wikipedia`)."""
-
-    type: Literal["wikipedia"] = Field("wikipedia", description="Kind of retriever.")
-    language: str = Field("en", description="Language of the wiki; no request can change it.")
-    api_url: str = Field("", description="Address of its API; empty = the language's own.")
-    user_agent: str | None = Field(None, description="How we present ourselves, with a contact.")
-    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
-
-
-class WikidataSettings(Section):
-    """Facts of Wikidata: entities by its search, facts by SPARQL."""
-
-    type: Literal["wikidata"] = Field("wikidata", description="Kind of retriever.")
-    language: str = Field("en", description="Language of labels and facts.")
-    sparql_url: str = Field("https://query.wikidata.org/sparql", description="SPARQL endpoint.")
-    queries: Literal["text", "sparql"] = Field(
-        "text", description="What a model that writes queries for it (cok) writes them in."
-    )
-    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
-
-
-class WebSettings(Section):
-    """A web search: SearxNG's JSON, or an API of Tavily's shape."""
-
-    type: Literal["web"] = Field("web", description="Kind of retriever.")
-    url: str = Field(description="Search endpoint.")
-    api: Literal["searxng", "tavily"] = Field("searxng", description="What the endpoint speaks.")
-    api_key_env: str | None = Field(None, description="Environment variable with its key.")
-    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
-
-
-class LangChainRetrieverSettings(Section):
-    """Any langchain-core retriever or vector store, by import string."""
-
-    type: Literal["langchain"] = Field("langchain", description="Kind of retriever.")
-    retriever_class: str = Field(description="Import string, such as langchain_qdrant:QdrantVectorStore.")
-    kwargs: dict[str, Any] = Field({}, description="Its arguments.")
-    keys: dict[str, str] = Field({}, description="Which of its metadata hold our source, title, url, score.")
-    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
-
-
-RetrieverSettings = Annotated[
-    IndexSettings | WikipediaSettings | WikidataSettings | WebSettings | LangChainRetrieverSettings,
-    Field(discriminator="type"),
-]
-
-
 class DomainSettings(Section):
     """A field of knowledge, for strategies that choose their sources by the question (cok)."""
 
@@ -234,7 +174,7 @@ class Settings(Section):
         description="Backends by name.",
     )
     retrievers: dict[str, RetrieverSettings] = Field(
-        {}, description="Sources of evidence by name; the first is also called default."
+        {}, description="Sources of evidence by name; the first is also default, if none is called that."
     )
     domains: dict[str, DomainSettings] = Field(
         {}, description="Fields of knowledge by name; none = one, with every source."
@@ -266,6 +206,8 @@ def load_settings(
         values["backends"] = {}
     _merge(values, _from_environment(environment, values))
     _merge(values, overrides or {})
+    if overrides and "retrievers" in overrides:
+        values["retrievers"] = _flagged_first(values["retrievers"], list(overrides["retrievers"]))
     backends = values.get("backends")
     for name, backend in backends.items() if isinstance(backends, dict) else ():
         if isinstance(backend, dict) and "type" not in backend:
@@ -292,6 +234,17 @@ def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
             _merge(values[key], value)
         else:
             values[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _flagged_first(retrievers: dict[str, Any], flagged: list[str]) -> dict[str, Any]:
+    """The sources with those named by flags first, so that they are the default: fused, if several.
+
+    A source that the file itself calls `default` stays that.
+    """
+    ordered = {name: retrievers[name] for name in flagged} | retrievers
+    if len(flagged) > 1 and "default" not in retrievers:
+        ordered["default"] = {"type": "hybrid", "sources": flagged}
+    return ordered
 
 
 def _from_environment(environment: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,11 +328,5 @@ _KINDS: Mapping[str, Mapping[str, type[Section]]] = {
         "vllm": VllmBackendSettings,
         "langchain": LangChainBackendSettings,
     },
-    "retrievers": {
-        "index": IndexSettings,
-        "wikipedia": WikipediaSettings,
-        "wikidata": WikidataSettings,
-        "web": WebSettings,
-        "langchain": LangChainRetrieverSettings,
-    },
+    "retrievers": RETRIEVER_KINDS,
 }

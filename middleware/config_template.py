@@ -12,11 +12,18 @@ from veridical.middleware.config import (
     HttpBackendSettings,
     LangChainBackendSettings,
     LocalBackendSettings,
-    Section,
     ServerSettings,
     Settings,
     VllmBackendSettings,
 )
+from veridical.middleware.retriever_config import (
+    HybridSettings,
+    IndexSettings,
+    LangChainRetrieverSettings,
+    RerankSettings,
+    WikipediaSettings,
+)
+from veridical.middleware.section import Section
 
 _HEAD = """\
 # Veridical's configuration. Every line is optional: what is commented out shows the default.
@@ -42,6 +49,31 @@ _EXAMPLES: tuple[tuple[str, type[Section], dict[str, Any]], ...] = (
             "models": ["claude-sonnet-4-5"],
         },
     ),
+    ("retrievers.pages", IndexSettings, {"type": "index", "path": "my-index"}),
+    ("retrievers.wikipedia", WikipediaSettings, {"type": "wikipedia"}),
+    ("retrievers.both", HybridSettings, {"type": "hybrid", "sources": ["pages", "wikipedia"]}),
+    (
+        "retrievers.best",
+        RerankSettings,
+        {"type": "rerank", "source": "both", "model": "cross-encoder/ms-marco-MiniLM-L6-v2"},
+    ),
+    (
+        "retrievers.qdrant",
+        LangChainRetrieverSettings,
+        {
+            "type": "langchain",
+            "retriever_class": "langchain_qdrant:QdrantVectorStore.from_existing_collection",
+            "kwargs": {
+                "collection_name": "pages",
+                "url": "https://qdrant.example:6333",
+                "api_key_env": "QDRANT_KEY",
+                "embedding": {
+                    "import": "veridical.retrievers.dense:SentenceEmbeddings",
+                    "kwargs": {"model": "sentence-transformers/all-MiniLM-L6-v2"},
+                },
+            },
+        },
+    ),
 )
 
 
@@ -65,9 +97,9 @@ def config_template() -> str:
 
 
 def _fields(section: type[Section], given: dict[str, Any], *, on: bool) -> list[str]:
-    """A section's scalar keys, one comment and one line each; those of `given` stand with its values."""
+    """A section's scalar keys, one comment and one line each; first those of `given`, with its values."""
     lines: list[str] = []
-    for key, field in section.model_fields.items():
+    for key, field in sorted(section.model_fields.items(), key=lambda item: item[0] not in given):
         if key in {*Settings.model_fields} - {"default_strategy", "advertise"} and section is Settings:
             continue
         default = field.get_default(call_default_factory=True)

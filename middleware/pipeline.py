@@ -181,6 +181,7 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
         report["evidence"] = [asdict(each) for each in found.values()]
+    if any(trace.retrievals for trace in traces):
         report["retrievals"] = [_retrieval(search) for trace in traces for search in trace.retrievals]
     if len(told) > 1:
         report["choices"] = told

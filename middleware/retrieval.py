@@ -1,41 +1,37 @@
-"""From configured retrievers to what strategies call: langchain documents become evidence, their
-failures ours. A retriever is opened on its first use, so a server that needs none pays for none."""
+"""What strategies call to search: langchain documents become evidence, failures ours. A retriever is
+opened on its first use, so a server that needs none pays for none."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
-
-from veridical.middleware.config import (
-    IndexSettings,
-    LangChainRetrieverSettings,
-    RetrieverSettings,
-    Settings,
-    WebSettings,
-    WikidataSettings,
-    WikipediaSettings,
-)
-from veridical.strategies.base import Domain
-from veridical.strategies.errors import ConfigError, RetrievalFailed, suggestion
+from veridical.retrievers.errors import RetrieverError, RetrieverTimeout
+from veridical.strategies.errors import RetrievalFailed
 from veridical.strategies.types import Evidence
 
 if TYPE_CHECKING:
-    from langchain_core.retrievers import BaseRetriever
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import Document
+
+    from veridical.retrievers.base import Retriever
 
 
 @dataclass
 class Source:
-    """A named source of evidence: `make` opens its retriever, once, in a worker thread."""
+    """A named source of evidence: `make` opens its retriever, once, in a worker thread.
+
+    `needs` are the sources that are opened before it. `timeout_s` bounds a search, not the opening; None
+    where the retriever bounds itself. A source belongs to one event loop.
+    """
 
     name: str
-    make: Callable[[], BaseRetriever]
-    timeout_s: float = 20.0
-    _opened: BaseRetriever | None = field(default=None, repr=False)
-    _opening: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    make: Callable[[], Retriever]
+    timeout_s: float | None = 20.0
+    needs: tuple[Source, ...] = ()
+    _opening: asyncio.Task[Retriever] | None = field(default=None, repr=False)
 
     async def __call__(self, query: str, k: int) -> list[Evidence]:
         """The `k` passages that fit `query` best.
@@ -43,33 +39,73 @@ class Source:
         Raises:
             RetrievalFailed: the source failed or did not answer in time; says which, not why in full.
         """
+        try:
+            found = await self.search(query, k)
+        except RetrieverError as error:
+            raise RetrievalFailed(error.message) from error
+        return [evidence(document, self.name) for document in found]
+
+    async def search(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
+        """The `k` documents that fit `query` best, for a source that is made of this one.
+
+        Raises:
+            RetrieverError: as above, with the code of the cause where it has one.
+        """
         retriever = await self.open()
         try:
             async with asyncio.timeout(self.timeout_s):
-                found = await retriever.ainvoke(query, k=k)
+                found = await retriever.ainvoke(query, {"callbacks": callbacks}, k=k)
         except TimeoutError:
-            raise RetrievalFailed(
-                f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
-            ) from None
+            words = f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
+            raise RetrieverTimeout(words, retriever=self.name) from None
+        except RetrieverTimeout as error:
+            raise self._failure("did not answer in time.", error) from error
         except Exception as error:
             # Any third party's retriever may stand here, and it may raise anything.
-            raise RetrievalFailed(f"The source {self.name!r} failed ({type(error).__name__}).") from error
-        return [evidence(document, self.name) for document in found[:k]]
+            raise self._failure(f"failed ({type(error).__name__}).", error) from error
+        return found[:k]
 
-    async def open(self) -> BaseRetriever:
-        """The retriever, opened now if it was not.
+    async def open(self) -> Retriever:
+        """The retriever, opened now if it was not. Who stops waiting does not stop the opening.
 
         Raises:
-            RetrievalFailed: it cannot be opened.
+            RetrieverError: it cannot be opened; the next search tries again.
         """
-        async with self._opening:
-            if self._opened is None:
-                try:
-                    self._opened = await asyncio.to_thread(self.make)
-                except Exception as error:
-                    words = getattr(error, "message", type(error).__name__)
-                    raise RetrievalFailed(f"The source {self.name!r} cannot be opened: {words}") from error
-        return self._opened
+        opening = self._opening
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception())):
+            opening = self._opening = asyncio.create_task(self._open(), name=f"open {self.name}")
+            opening.add_done_callback(_heard)
+        return await asyncio.shield(opening)
+
+    async def _open(self) -> Retriever:
+        for source in self.needs:
+            await source.open()
+        try:
+            return await asyncio.to_thread(self.make)
+        except Exception as error:
+            words = getattr(error, "message", type(error).__name__)
+            raise self._failure(f"cannot be opened: {words}", error) from error
+
+    def _failure(self, words: str, error: Exception) -> RetrieverError:
+        failure = RetrieverError(f"The source {self.name!r} {words}", retriever=self.name)
+        if isinstance(error, RetrieverError):
+            failure.code = error.code
+        return failure
+
+    async def close(self) -> None:
+        """Close the retriever, if it was opened."""
+        if self._opening is None:
+            return
+        self._opening.cancel()
+        await asyncio.wait([self._opening])
+        if not self._opening.cancelled() and self._opening.exception() is None:
+            await self._opening.result().aclose()
+
+
+def _heard(opening: asyncio.Task[Retriever]) -> None:
+    """An opening may fail when nobody waits for it any more; the next search will tell."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 def evidence(document: Any, source: str) -> Evidence:
@@ -84,68 +120,3 @@ def evidence(document: Any, source: str) -> Evidence:
         float(score) if isinstance(score, int | float) else None,
         str(metadata.get("retriever") or source),
     )
-
-
-def sources(settings: Mapping[str, RetrieverSettings], secret: Callable[[str], str]) -> dict[str, Source]:
-    """The configured sources by name; the first is also `default`. None is opened yet."""
-    named = {name: Source(name, _maker(each, secret), each.timeout_s) for name, each in settings.items()}
-    if named and "default" not in named:
-        named["default"] = next(iter(named.values()))
-    return named
-
-
-def domains(settings: Settings) -> dict[str, Domain]:
-    """The configured fields of knowledge; where there are none, one that has every source.
-
-    Raises:
-        ConfigError: a domain names a source that is not configured.
-    """
-    language = {
-        name: each.queries if isinstance(each, WikidataSettings) else "text"
-        for name, each in settings.retrievers.items()
-    }
-    if not settings.domains:
-        return {"general": Domain("knowledge of any kind", language)} if language else {}
-    for name, domain in settings.domains.items():
-        for source in domain.sources:
-            if source not in language:
-                raise ConfigError(
-                    f"domains.{name}.sources: there is no retriever {source!r}.{suggestion(source, language)}"
-                )
-    return {
-        name: Domain(domain.description, {source: language[source] for source in domain.sources})
-        for name, domain in settings.domains.items()
-    }
-
-
-def _maker(settings: RetrieverSettings, secret: Callable[[str], str]) -> Callable[[], BaseRetriever]:
-    """What opens a retriever; its module is imported then, not now. Secrets are read now."""
-    key: SecretStr | None = None
-    if isinstance(settings, WebSettings) and settings.api_key_env:
-        key = SecretStr(secret(settings.api_key_env))
-
-    def make() -> BaseRetriever:
-        match settings:
-            case IndexSettings():
-                from veridical.retrievers.index import open_retriever
-
-                return open_retriever(settings.path)
-            case WikipediaSettings():
-                from veridical.retrievers.wikipedia import WikipediaRetriever
-
-                agent = {"user_agent": settings.user_agent} if settings.user_agent else {}
-                return WikipediaRetriever(language=settings.language, api_url=settings.api_url, **agent)
-            case WikidataSettings():
-                from veridical.retrievers.wikidata import WikidataRetriever
-
-                return WikidataRetriever(language=settings.language, sparql_url=settings.sparql_url)
-            case WebSettings():
-                from veridical.retrievers.web import WebRetriever
-
-                return WebRetriever(url=settings.url, api=settings.api, api_key=key)
-            case LangChainRetrieverSettings():
-                from veridical.retrievers.langchain import LangChainRetriever
-
-                return LangChainRetriever.load(settings.retriever_class, settings.kwargs, keys=settings.keys)
-
-    return make

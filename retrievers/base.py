@@ -51,6 +51,9 @@ class Retriever(BaseRetriever):
         """As `find`; unless a retriever can do better, in a worker thread."""
         return await asyncio.to_thread(self.find, query, k, callbacks)
 
+    async def aclose(self) -> None:
+        """Let go of what it holds in the running event loop; most hold nothing."""
+
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:

@@ -28,6 +28,9 @@ from veridical.retrievers.errors import RetrieverMisconfigured
 
 log = logging.getLogger(__name__)
 
+#: As a path: a cache that ends with the process.
+MEMORY = ":memory:"
+
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, expires REAL NOT NULL, value BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS by_expiry ON answers (expires)",
@@ -37,6 +40,7 @@ _SCHEMA = (
 class Shelf:
     """Bytes under keys in an SQLite file, each until its time. Safe to use from many threads and processes.
 
+    A file that is made here can be read by its owner alone.
     A cache must not stop a search: after an error of the file, `get` finds nothing and `put` does
     nothing, with a warning in the log. A file that is no cache is refused when it is opened.
     """
@@ -45,7 +49,9 @@ class Shelf:
         self.path, self.capacity = path, capacity
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if str(path) != MEMORY:  # what people asked about can be told from it: it is theirs alone
+                path.touch(mode=0o600)
             self._file = sqlite3.connect(path, timeout=2.0, check_same_thread=False, isolation_level=None)
             weakref.finalize(self, self._file.close)
             self._file.execute("PRAGMA journal_mode=WAL")
@@ -134,6 +140,11 @@ class CachedRetriever(Retriever):
     def close(self) -> None:
         """Close the file."""
         self._shelf.close()
+
+    async def aclose(self) -> None:
+        """Close the retriever and the file."""
+        await self.retriever.aclose()
+        self.close()
 
     async def afind(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """What is kept, or what the retriever finds."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import orjson
@@ -40,6 +40,9 @@ from veridical.retrievers.storage import (
     replace_file,
 )
 from veridical.retrievers.terms import Analyzer
+
+if TYPE_CHECKING:
+    from veridical.retrievers.hybrid import PartFailed
 
 #: Passages between two checkpoints: what a killed build does again, and what memory holds.
 SHARD = 20_000
@@ -131,10 +134,18 @@ def info(folder: Path | str) -> IndexInfo:
     return IndexInfo.of(Path(folder), Manifest.read(Path(folder)))
 
 
-def open_retriever(folder: Path | str, k: int = 5, *, kind: Kind = "auto", verify: bool = True) -> Retriever:
+def open_retriever(
+    folder: Path | str,
+    k: int = 5,
+    *,
+    kind: Kind = "auto",
+    verify: bool = True,
+    report: Callable[[PartFailed], None] | None = None,
+) -> Retriever:
     """A retriever over the index in `folder`: "bm25", "dense", both fused ("hybrid"), or the best it allows.
 
-    `IndexMismatch` where the index lacks the part; `verify` as for `StoredIndex.open`.
+    `IndexMismatch` where the index lacks the part; `verify` as for `StoredIndex.open`; `report` hears of
+    a part of a hybrid that failed.
     """
     stored = StoredIndex.open(folder, verify=verify)
     has = {"bm25": stored.manifest.bm25 is not None, "dense": stored.manifest.dense is not None}
@@ -151,7 +162,7 @@ def open_retriever(folder: Path | str, k: int = 5, *, kind: Kind = "auto", verif
         return parts[0]
     from veridical.retrievers.hybrid import HybridRetriever
 
-    return HybridRetriever(retrievers=tuple(parts), k=k)
+    return HybridRetriever(retrievers=tuple(parts), k=k, report=report)
 
 
 @dataclass(frozen=True)

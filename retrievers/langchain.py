@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import uuid
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from veridical.retrievers.errors import (
     RetrieverTimeout,
     RetrieverUnavailable,
 )
+from veridical.retrievers.secrets import Secret, holds_secret
 
 
 class LangChainRetriever(Retriever):
@@ -30,7 +32,8 @@ class LangChainRetriever(Retriever):
     `keys` says which of its metadata hold ours, where they are called otherwise, for instance
     `{"source": "doc_id", "url": "link"}`. `k_argument` names the argument by which it takes the number
     of documents per call; without one it is asked as it stands and the result is cut. `timeout` is in
-    seconds and holds for async calls.
+    seconds and holds for async calls. `discreet` leaves its own words out of errors, since they may quote
+    a secret that it was given.
     """
 
     name: str | None = "langchain"
@@ -39,6 +42,7 @@ class LangChainRetriever(Retriever):
     k_argument: str | None = None
     timeout: float | None = Field(default=None, gt=0)
     origin: str = ""
+    discreet: bool = False
     _own: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
@@ -46,8 +50,10 @@ class LangChainRetriever(Retriever):
         """Import `package.module:name` and call it with `kwargs`: all that a configuration file can say.
 
         It names a retriever, a vector store, or a function that makes one of them. An argument of the
-        form `{"import": "package.module:name", "kwargs": {…}}` is made in the same way.
+        form `{"import": "package.module:name", "kwargs": {…}}` is made in the same way, and a `Secret`
+        gives its value to the call and to nothing else.
         """
+        settings = {"discreet": holds_secret(kwargs), **settings}
         made = _made({"import": path, "kwargs": kwargs or {}})
         if isinstance(made, VectorStore):
             made, settings = made.as_retriever(), {"k_argument": "k", **settings}
@@ -64,8 +70,8 @@ class LangChainRetriever(Retriever):
         """Ask the wrapped retriever."""
         try:
             found = self.retriever.invoke(query, {"callbacks": callbacks}, **self._arguments(k))
-        except Exception as error:
-            raise self._translated(error) from error
+        except Exception as error:  # noqa: BLE001 - translated and raised
+            raise self._translated(error) from (None if self.discreet else error)
         return self._ours(found, k)
 
     async def afind(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
@@ -73,8 +79,8 @@ class LangChainRetriever(Retriever):
         try:
             async with asyncio.timeout(self.timeout):
                 found = await self.retriever.ainvoke(query, {"callbacks": callbacks}, **self._arguments(k))
-        except Exception as error:
-            raise self._translated(error) from error
+        except Exception as error:  # noqa: BLE001 - translated and raised
+            raise self._translated(error) from (None if self.discreet else error)
         return self._ours(found, k)
 
     def _arguments(self, k: int) -> dict[str, Any]:
@@ -87,7 +93,7 @@ class LangChainRetriever(Retriever):
             return error
         if isinstance(error, TimeoutError):
             return RetrieverTimeout(f"{what}: no answer in time", retriever=self.get_name())
-        return RetrieverUnavailable(f"{what}: {type(error).__name__}: {error}", retriever=self.get_name())
+        return RetrieverUnavailable(f"{what}: {_words(error, self.discreet)}", retriever=self.get_name())
 
     def _ours(self, found: Any, k: int) -> list[Document]:
         if not isinstance(found, list) or not all(isinstance(doc, Document) for doc in found):
@@ -112,24 +118,45 @@ class LangChainRetriever(Retriever):
         )
 
 
+def _words(error: Exception, discreet: bool) -> str:
+    """What a third party's error says; where it may quote a secret, in whole or in part, its type alone."""
+    return type(error).__name__ if discreet else f"{type(error).__name__}: {error}"
+
+
 def _made(value: Any) -> Any:
     """A value of the configuration, with what it names imported and made."""
-    if not isinstance(value, Mapping) or "import" not in value:
+    if isinstance(value, Secret):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [_made(item) for item in value]
+    if not isinstance(value, Mapping):
         return value
-    make, kwargs = _import(value["import"]), value.get("kwargs", {})
+    if "import" not in value:
+        return {key: _made(item) for key, item in value.items()}
+    make, kwargs = imported(value["import"]), value.get("kwargs", {})
+    arguments = {key: _made(argument) for key, argument in kwargs.items()}
+    discreet = holds_secret(kwargs)
     try:
-        return make(**{key: _made(argument) for key, argument in kwargs.items()})
-    except Exception as error:  # a third party may raise anything
-        raise RetrieverMisconfigured(f"{value['import']}: {type(error).__name__}: {error}") from error
+        return make(**arguments)
+    except Exception as error:  # noqa: BLE001 - a third party may raise anything
+        words = f"{value['import']}: {_words(error, discreet)}"
+        raise RetrieverMisconfigured(words) from (None if discreet else error)
 
 
-def _import(path: str) -> Any:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    if not module:
+def imported(path: str) -> Any:
+    """What an import string of the form `package.module:name` or `package.module:Class.method` names.
+
+    Raises:
+        RetrieverMisconfigured: it is not there, or its module fails when it is imported.
+    """
+    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    if not module or not name:
         raise RetrieverMisconfigured(f"{path!r} is no import string of the form package.module:name")
     try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
+        found = importlib.import_module(module)
+    except Exception as error:  # another's code
         raise RetrieverMisconfigured(f"Cannot import {path}: {error}") from error
+    try:
+        return functools.reduce(getattr, name.split("."), found)
     except AttributeError as error:
         raise RetrieverMisconfigured(f"Cannot import {path}: {module} has no {name!r}") from error

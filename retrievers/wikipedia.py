@@ -115,6 +115,10 @@ class WikipediaRetriever(Retriever):
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._wiki.close()
 
+    async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+
     def find(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """Search and read in worker threads, and wait for them."""
         deadline = Deadline(self.timeout)

@@ -11,7 +11,7 @@ from veridical.strategies.errors import InvalidRequest, VeridicalError, shown
 from veridical.strategies.llm import LLM
 from veridical.strategies.prompting import Ask
 from veridical.strategies.reply import Reply
-from veridical.strategies.trace import Retrieval, Trace
+from veridical.strategies.trace import Retrieval, Trace, searching
 from veridical.strategies.types import Answer, Conversation, Evidence, Params, Status
 
 Generate = Callable[[Conversation], Awaitable[Reply]]
@@ -91,6 +91,7 @@ class Context:
             raise no_source(source, self.retrievers)
         search = Retrieval(source, query, self.trace.seconds)
         self.trace.retrievals.append(search)
+        token = searching.set(search)
         try:
             found = await self.retrievers[source](query, k)
         except VeridicalError as error:
@@ -98,7 +99,10 @@ class Context:
             self.trace.note(f"{error.code}: {error.message}")
             raise
         finally:
+            searching.reset(token)
             search.seconds = self.trace.seconds - search.at
+            for part, code in search.failed.items():
+                self.trace.note(f"retrieval_failed: The source {part!r} failed and was left out ({code}).")
         search.found = tuple(each.id for each in found)
         self.trace.evidence |= {each.id: each for each in found}
         return found

@@ -33,7 +33,8 @@ class Call:
 
 @dataclass(slots=True)
 class Retrieval:
-    """One search of one source. `found` are the ids of what came back, best first."""
+    """One search of one source. `found` are the ids of what came back, best first; `failed` are the
+    sources that it is made of and did without, each with the code of its error."""
 
     source: str
     query: str
@@ -41,6 +42,11 @@ class Retrieval:
     seconds: float | None = None
     found: tuple[str, ...] = ()
     error: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+#: The search that this task is part of, for a source that is made of others to say which of them failed.
+searching: ContextVar[Retrieval | None] = ContextVar("searching", default=None)
 
 
 @dataclass(slots=True)

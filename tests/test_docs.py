@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from veridical.middleware import config
-from veridical.middleware.config import Section, Settings, load_settings
+from veridical.middleware.config import Settings, load_settings
 from veridical.middleware.config_template import config_template
 from veridical.middleware.protocol import BudgetRequest, Controls
+from veridical.middleware.section import Section
 from veridical.server import create_app
 from veridical.strategies.registry import BUILT_IN, strategy_class
 from veridical.strategies.types import Status, Verdict
@@ -39,9 +40,11 @@ def test_the_readme_states_the_cost_of_each_strategy() -> None:
         assert line in README
 
 
-@pytest.mark.parametrize(
-    "section", [cls for cls in vars(config).values() if isinstance(cls, type) and issubclass(cls, Section)]
-)
+def sections(of: type[Section] = Section) -> list[type[Section]]:
+    return [each for cls in of.__subclasses__() for each in (cls, *sections(cls))]
+
+
+@pytest.mark.parametrize("section", sections())
 def test_every_setting_is_documented(section: type[Section]) -> None:
     nested = {"server", "budget", "auth", "roles", "backends", "retrievers", "domains"}
     for key in section.model_fields:

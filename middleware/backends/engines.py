@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from veridical.middleware.backends import engine_guard
+from veridical.middleware.backends.engine_log import trim
 from veridical.strategies.errors import BackendTimeout, BackendUnreachable
 
 Command = Sequence[str] | Callable[[int], Sequence[str]]
@@ -36,7 +37,8 @@ class EngineSpec:
     `env` is laid over the proxy's environment. A run that ends before it was healthy for
     `pause_s` is a failure; after each, the next start waits `backoff_s`, doubled every time.
     `max_failures` in a row are a crash loop: requests are refused for `pause_s`, and the next
-    one after that tries again.
+    one after that tries again. The log is looked at every `log_check_s` and cut when it is over
+    `log_bytes`.
     """
 
     name: str
@@ -49,6 +51,8 @@ class EngineSpec:
     backoff_s: float = 0.5
     max_failures: int = 3
     pause_s: float = 30.0
+    log_bytes: int = 20_000_000
+    log_check_s: float = 30.0
 
     def argv(self, port: int) -> list[str]:
         """The command for this port."""
@@ -161,7 +165,7 @@ class EngineProcess:
             healthy_since = loop.time()
             self._ready = True
             self._settled.set()
-            await guard.wait()
+            await self._outlive(guard)
             self._fault = f"it ended with status {guard.returncode}"
             return loop.time() - healthy_since
         finally:
@@ -172,6 +176,8 @@ class EngineProcess:
     async def _spawn(self) -> asyncio.subprocess.Process:
         self._port = _free_port(self._port)
         self.spec.log_file.parent.mkdir(parents=True, exist_ok=True)
+        if self.spec.log_file.exists():
+            await asyncio.to_thread(trim, self.spec.log_file, self.spec.log_bytes)
         with self.spec.log_file.open("ab") as log:
             # The command stays out of the log: it may hold a key.
             log.write(f"--- {datetime.now(UTC):%FT%TZ} {self.spec.name} on port {self._port}\n".encode())
@@ -204,6 +210,15 @@ class EngineProcess:
         else:
             self._fault = f"it ended with status {guard.returncode} before it was healthy"
         return False
+
+    async def _outlive(self, guard: asyncio.subprocess.Process) -> None:
+        """Wait until the engine ends, and keep its log short meanwhile."""
+        while guard.returncode is None:
+            try:
+                async with asyncio.timeout(self.spec.log_check_s):
+                    await guard.wait()
+            except TimeoutError:
+                await asyncio.to_thread(trim, self.spec.log_file, self.spec.log_bytes)
 
     async def _answers(self, session: aiohttp.ClientSession) -> bool:
         url = f"http://127.0.0.1:{self._port}{self.spec.health_path}"

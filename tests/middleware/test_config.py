@@ -143,3 +143,5 @@ def test_the_template_with_every_line_live_is_sound():
     settings = Settings.model_validate(tomllib.loads("\n".join(kept)))
     assert settings.server == Settings().server
     assert {backend.type for backend in settings.backends.values()} == {"local", "http", "vllm", "langchain"}
+    kinds = {retriever.type for retriever in settings.retrievers.values()}
+    assert kinds == {"index", "wikipedia", "hybrid", "rerank", "langchain"}

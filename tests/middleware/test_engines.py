@@ -20,8 +20,9 @@ from veridical.middleware.backends.engines import EngineProcess, EngineSpec
 from veridical.middleware.backends.local import vllm_engine
 from veridical.strategies.errors import BackendTimeout, BackendUnreachable, ConfigError
 
-# Healthy at its second check; /pid tells the process, /crash ends it. With a second argument it
-# starts a worker, as vLLM does, and writes the worker's number there; with a third it ignores SIGTERM.
+# Healthy at its second check; /pid tells the process, /crash ends it, /say/X fills the log. With a second
+# argument it starts a worker, as vLLM does, and writes the worker's number there; with a third it ignores
+# SIGTERM.
 FAKE_ENGINE = textwrap.dedent("""
     import http.server, os, signal, subprocess, sys
     print("engine output", flush=True)
@@ -36,6 +37,8 @@ FAKE_ENGINE = textwrap.dedent("""
         def do_GET(self):
             if self.path == "/crash":
                 os._exit(3)
+            if self.path.startswith("/say/"):
+                print(self.path[5:] * 100, flush=True)
             Handler.checks += self.path == "/health"
             self.send_response(503 if self.path == "/health" and Handler.checks < 2 else 200)
             self.end_headers()
@@ -166,6 +169,37 @@ def test_a_taken_port_is_left_to_its_owner(spec):
         await first.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_long_log_is_cut_while_the_engine_writes_it_and_one_older_file_is_kept(spec):
+    older = spec.log_file.with_name("engine.log.1")
+
+    async def scenario():
+        async with running(replace(spec, log_bytes=1000, log_check_s=0.02)) as engine:
+            await engine.ready()
+            for word in ("first", "second"):
+                for _ in range(3):
+                    await asyncio.to_thread(get, engine, f"/say/{word}")
+                await until(lambda word=word: older.exists() and word in older.read_text())
+                await until(lambda: spec.log_file.stat().st_size <= 1000)
+            assert engine.is_ready
+        assert older.stat().st_size <= 1000
+        assert len([*spec.log_file.parent.iterdir()]) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_log_that_was_left_long_is_cut_at_the_start(spec):
+    spec.log_file.parent.mkdir()
+    spec.log_file.write_text("x" * 5000)
+
+    async def scenario():
+        async with running(replace(spec, log_bytes=1000)) as engine:
+            await engine.ready()
+
+    asyncio.run(scenario())
+    assert "x" not in spec.log_file.read_text()
+    assert spec.log_file.with_name("engine.log.1").read_text() == "x" * 1000
 
 
 def test_a_crash_loop_is_reported_with_its_log_and_then_left_in_peace(spec):

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,14 @@ def test_the_oldest_answers_make_room(make: Any, clock: Clock) -> None:
     ask(cache, "d")
     ask(cache, "a")
     assert inner.queries == ["a", "b", "c", "d", "a"]
+
+
+def test_the_file_is_its_owners_alone(make: Any, tmp_path: Path) -> None:
+    cache = make(FakeRetriever(sources=("a",)), path=tmp_path / "folder" / "cache.sqlite")
+    ask(cache, "q")
+    files = [*cache.path.parent.iterdir()]
+    assert cache.path in files
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_a_file_that_is_no_cache_is_refused(make: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from veridical.retrievers.errors import (
     RetrieverUnavailable,
 )
 from veridical.retrievers.langchain import LangChainRetriever
+from veridical.retrievers.secrets import Secret
 from veridical.retrievers.testing import PAGES, QUESTIONS
 
 
@@ -102,12 +104,32 @@ def test_loading_by_import_string() -> None:
     assert LangChainRetriever(retriever=Theirs()).identity != LangChainRetriever(retriever=Theirs()).identity
 
 
+def test_a_secret_is_given_and_not_shown() -> None:
+    def load(name: str, value: str) -> LangChainRetriever:
+        return LangChainRetriever.load(
+            "veridical.retrievers.testing:FakeRetriever", {"sources": [Secret(name, value)]}
+        )
+
+    retriever = load("FIRST_KEY", "sk-1")
+    assert [doc.metadata["source"] for doc in retriever.invoke("q")] == ["sk-1"]
+    assert "sk-1" not in retriever.identity + retriever.origin
+    assert retriever.identity == load("FIRST_KEY", "sk-2").identity
+    assert retriever.identity != load("SECOND_KEY", "sk-1").identity
+    with pytest.raises(RetrieverMisconfigured) as caught:
+        LangChainRetriever.load(
+            "veridical.retrievers.testing:FakeRetriever", {"colour": Secret("FIRST_KEY", "sk-1")}
+        )
+    assert "ValidationError" in caught.value.message
+    assert "sk-1" not in "".join(traceback.format_exception(caught.value))
+
+
 @pytest.mark.parametrize(
     ("path", "kwargs", "message"),
     [
         ("nowhere", {}, "no import string"),
         ("nowhere.at_all:Thing", {}, "No module named 'nowhere'"),
         ("veridical.retrievers.testing:Nothing", {}, "has no 'Nothing'"),
+        ("veridical.retrievers.testing:FakeRetriever.made", {}, "has no 'FakeRetriever.made'"),
         ("veridical.retrievers.testing:FakeRetriever", {"colour": 1}, "ValidationError"),
         ("builtins:dict", {}, "made a dict, not a langchain retriever"),
     ],
