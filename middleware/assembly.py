@@ -117,7 +117,7 @@ class Assembly:
             _constantly(settings.base_url),
             api_key=secret(settings.api_key_env) if settings.api_key_env else None,
             forwards_authorization=settings.api_key_env is None and self.forwards_credentials,
-            supports={"json_schema"} if settings.json_schema else set(),
+            supports={name for name in ("json_schema", "n") if getattr(settings, name)},
             refuse=settings.refuse,
             rename=settings.rename,
             connect_timeout_s=settings.connect_timeout_s,
@@ -127,14 +127,15 @@ class Assembly:
         return Mounted(name, backend, _names(settings.models) if settings.models else None, backend)
 
     def _mount_engine(self, name: str, settings: LocalBackendSettings | VllmBackendSettings) -> Mounted:
+        embedded = isinstance(settings, LocalBackendSettings)  # llama.cpp
         served = name if isinstance(settings, LocalBackendSettings) else settings.served_as or name
         engine = EngineProcess(_engine_spec(served, settings))
         self.engines.append(engine)
         backend = OpenAIBackend(
             self.session,
             lambda: engine.base_url,
-            supports={"json_schema", "schema_lengths"},
-            closes_streams=isinstance(settings, LocalBackendSettings),
+            supports={"json_schema", "schema_lengths", *(() if embedded else ("n",))},
+            closes_streams=embedded,
         )
         return Mounted(name, backend, {served: served}, backend, engine.ready, lambda: engine.is_ready)
 

@@ -86,6 +86,7 @@ class HttpBackendSettings(Section):
         {}, description="Parameters that it calls otherwise, in a strategy's own calls."
     )
     json_schema: bool = Field(True, description="Whether it takes response_format json_schema.")
+    n: bool = Field(True, description="Whether it takes n, several choices in one request.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout_s: float = Field(
         300.0, gt=0, description="Seconds without a byte before a call is given up."
