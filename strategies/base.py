@@ -64,10 +64,11 @@ class Context:
     def nth(self, index: int, params: Params) -> Context:
         """This context for the `index`-th of several independent runs, with these client parameters.
 
-        Whatever happens in it, down to the innermost strategy, draws samples of its own.
+        Whatever happens in it, down to the innermost strategy, draws samples of its own, and whole:
+        of several runs none can be streamed before all have ended.
         """
         inner = self.inner and replace(self.inner, ctx=self.inner.ctx.nth(index, params))
-        return self._with(lambda llm: llm.nth(index), params=params, inner=inner)
+        return self._with(lambda llm: llm.nth(index), params=params, stream=False, inner=inner)
 
     def _with(self, change: Callable[[LLM], LLM], **changes: Any) -> Context:
         roles = {name: change(llm) for name, llm in self.roles.items()}

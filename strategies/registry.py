@@ -28,6 +28,8 @@ BUILT_IN = {
     "rag": "veridical.strategies.rag:RetrievalAugmented",
     "cove": "veridical.strategies.cove:ChainOfVerification",
     "cok": "veridical.strategies.cok:ChainOfKnowledge",
+    "self_consistency": "veridical.strategies.self_consistency:SelfConsistency",
+    "self_refine": "veridical.strategies.self_refine:SelfRefine",
 }
 
 

@@ -20,10 +20,12 @@ _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+# fmt: off
 _NUMERALS = {
-    **{"zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"},
-    **{"seven": "7", "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12"},
+    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
+    "seven": "7", "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
 }
+# fmt: on
 
 
 def conclusion(text: str) -> str:
