@@ -18,7 +18,7 @@ import click
 
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import VeridicalError
-from veridical.strategies.registry import strategy_class, strategy_names
+from veridical.strategies.registry import BUILT_IN, loaded_plugins, strategy_class
 
 P = ParamSpec("P")
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -103,9 +103,13 @@ def check_config(config: Path | None) -> None:
     assembly = Assembly(settings)
     for name, backend in settings.backends.items():
         click.echo(f"backend {name}: {backend.type}")
+    for name, expression in settings.pipelines.items():
+        click.echo(f"pipeline {name}: {expression}")
     click.echo(f"default strategy: {settings.default_strategy}")
     click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
     click.echo(f"listens on {settings.server.host}:{settings.server.port}")
+    for fault in loaded_plugins()[1]:
+        click.echo(f"veridical: {fault}", err=True)
     click.echo("The configuration is sound.")
 
 
@@ -147,12 +151,8 @@ def described(cls: type[Strategy]) -> dict[str, Any]:
 @_plainly
 def strategies(as_json: bool) -> None:
     """List the strategies with their options, cost and paper."""
-    found, broken = [], []
-    for name in strategy_names():
-        try:
-            found.append(described(strategy_class(name)))
-        except VeridicalError as error:
-            broken.append(error.message)
+    others, broken = loaded_plugins()
+    found = [described(cls) for cls in (*map(strategy_class, BUILT_IN), *others.values())]
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:

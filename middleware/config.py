@@ -230,6 +230,9 @@ class Settings(Section):
     roles: dict[str, str] = Field(
         {}, description="Models for roles, such as verifier; others use the request's."
     )
+    pipelines: dict[str, str] = Field(
+        {}, description="Strategy expressions by the name under which they are served."
+    )
     backends: dict[str, BackendSettings] = Field(
         default_factory=lambda: dict[str, BackendSettings](local=LocalBackendSettings()),
         description="Backends by name.",

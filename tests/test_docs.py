@@ -43,7 +43,7 @@ def test_the_readme_states_the_cost_of_each_strategy() -> None:
     "section", [cls for cls in vars(config).values() if isinstance(cls, type) and issubclass(cls, Section)]
 )
 def test_every_setting_is_documented(section: type[Section]) -> None:
-    nested = {"server", "budget", "auth", "roles", "backends", "retrievers", "domains"}
+    nested = {"server", "budget", "auth", "roles", "pipelines", "backends", "retrievers", "domains"}
     for key in section.model_fields:
         if key == "type" or (section is Settings and key in nested):
             continue
