@@ -204,8 +204,22 @@ class LangChainRetrieverSettings(Section):
     timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
 
 
+class PluginRetrieverSettings(Section):
+    """A retriever that an installed package adds by its entry point."""
+
+    type: Literal["plugin"] = Field("plugin", description="Kind of retriever.")
+    retriever: str = Field(description="Its name among the entry points.")
+    kwargs: dict[str, Any] = Field({}, description="Its arguments.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a search may take.")
+
+
 RetrieverSettings = Annotated[
-    IndexSettings | WikipediaSettings | WikidataSettings | WebSettings | LangChainRetrieverSettings,
+    IndexSettings
+    | WikipediaSettings
+    | WikidataSettings
+    | WebSettings
+    | LangChainRetrieverSettings
+    | PluginRetrieverSettings,
     Field(discriminator="type"),
 ]
 
@@ -385,5 +399,6 @@ _KINDS: Mapping[str, Mapping[str, type[Section]]] = {
         "wikidata": WikidataSettings,
         "web": WebSettings,
         "langchain": LangChainRetrieverSettings,
+        "plugin": PluginRetrieverSettings,
     },
 }

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from veridical.middleware.config import (
     IndexSettings,
     LangChainRetrieverSettings,
+    PluginRetrieverSettings,
     RetrieverSettings,
     Settings,
     WebSettings,
@@ -147,5 +148,9 @@ def _maker(settings: RetrieverSettings, secret: Callable[[str], str]) -> Callabl
                 from veridical.retrievers.langchain import LangChainRetriever
 
                 return LangChainRetriever.load(settings.retriever_class, settings.kwargs, keys=settings.keys)
+            case PluginRetrieverSettings():
+                from veridical.retrievers.registry import retriever_class
+
+                return retriever_class(settings.retriever)(**settings.kwargs)
 
     return make

@@ -99,15 +99,26 @@ def strategy_class(name: str) -> type[Strategy]:
         found = _load(plugins()[name])
     else:
         raise NotFound("strategy", name, strategy_names(), param="strategy")
+    if wrong := _unusable(found, name):
+        raise ConfigError(f"{_origin(plugins()[name])}: {name!r} {wrong}.")
+    return found  # type: ignore[no-any-return]  # a Strategy class, as was just seen
+
+
+def _unusable(found: Any, name: str) -> str | None:
+    """What keeps an entry point's object from being a strategy of that name."""
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise ConfigError(f"{_origin(plugins()[name])}: {name!r} is not a Strategy class.")
-    return found
+        return "is not a Strategy class"
+    if lacking := [each for each in ("name", "paper", "calls", "depth") if not hasattr(found, each)]:
+        return f"does not say its {lacking[0]}"
+    if found.name != name:
+        return f"calls itself {shown(found.name)}"
+    return None
 
 
 def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever it does, it must not end the server
         raise ConfigError(f"{_origin(point)}: strategy {point.name!r} does not load ({error!r}).") from error
 
 
