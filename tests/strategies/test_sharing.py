@@ -6,16 +6,17 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pydantic
 import pytest
 
 from veridical.strategies.backend import ChatRequest
 from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.concurrency import concurrently
-from veridical.strategies.errors import BackendFailed
+from veridical.strategies.errors import BackendFailed, BackendRefused
 from veridical.strategies.llm import LLM
 from veridical.strategies.prompting import Ask
 from veridical.strategies.registry import strategy_from
-from veridical.strategies.sampling import samples
+from veridical.strategies.sampling import parsed_samples, samples
 from veridical.strategies.sharing import Sharing
 from veridical.strategies.testing import ScriptedBackend, ask
 from veridical.strategies.trace import Trace
@@ -179,3 +180,53 @@ def test_how_an_answer_travels_does_not_make_it_another_draw() -> None:
     asyncio.run(sharing.chat(request))
     assert sharing.holds(replace(request, stream=True, headers={"x": "y"}))
     assert not sharing.holds(replace(request, sample=1))
+
+
+class City(pydantic.BaseModel):
+    city: str
+
+
+def test_shaped_draws_are_one_request_too_and_the_unreadable_ones_are_left_out() -> None:
+    async def main() -> None:
+        backend = ScriptedBackend(
+            ("Who?", '{"city": "Oslo"}'), ("Who?", "Well."), ("Who?", '{"city": "Rome"}')
+        )
+        backend.supports.add("n")
+        llm = model(backend)
+        found = await parsed_samples(llm, QUESTION, City, 3, {"temperature": 0.7})
+        assert [each.city for each in found] == ["Oslo", "Rome"]
+        (request,) = backend.requests
+        assert (request.n, "response_format" in request.params) == (3, True)
+        assert "left out" in llm.trace.notes[0]
+
+    asyncio.run(main())
+
+
+def test_a_refused_shape_is_not_taken_for_a_refused_n() -> None:
+    def answer(request: ChatRequest) -> str:
+        if "response_format" in request.params:
+            raise BackendRefused("no shapes", status=400)
+        return '{"city": "Oslo"}'
+
+    async def main() -> None:
+        backend = ScriptedBackend(("Who?", answer), repeat=True)
+        backend.supports.add("n")
+        llm = model(backend)
+        for turn in range(2):
+            assert len(await parsed_samples(llm.nth(turn), QUESTION, City, 2, {})) == 2
+        assert backend.supports == {"n"}
+        assert backend.requests[-1].n == 2
+
+    asyncio.run(main())
+
+
+def test_a_draw_whose_limit_was_spent_on_reasoning_is_drawn_by_itself() -> None:
+    async def main() -> None:
+        def answer(request: ChatRequest) -> str:
+            return '{"city": "Oslo"}' if "max_tokens" not in request.params else ""
+
+        backend = ScriptedBackend(("Who?", answer), repeat=True, finish="length")
+        backend.supports.add("n")
+        assert len(await parsed_samples(model(backend), QUESTION, City, 2, {})) == 2
+
+    asyncio.run(main())
