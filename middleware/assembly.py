@@ -133,7 +133,7 @@ class Assembly:
             _constantly(settings.base_url),
             api_key=secret(settings.api_key_env) if settings.api_key_env else None,
             forwards_authorization=settings.api_key_env is None and self.forwards_credentials,
-            supports={name for name in ("json_schema", "n") if getattr(settings, name)},
+            supports=_supported(settings),
             refuse=settings.refuse,
             rename=settings.rename,
             connect_timeout_s=settings.connect_timeout_s,
@@ -154,6 +154,11 @@ class Assembly:
             closes_streams=embedded,
         )
         return Mounted(name, backend, {served: served}, backend, engine.ready, lambda: engine.is_ready)
+
+
+def _supported(settings: HttpBackendSettings) -> set[str]:
+    wanted = {"json_schema": settings.json_schema, "n": settings.n and "n" not in settings.refuse}
+    return {name for name, is_there in wanted.items() if is_there}
 
 
 def _engine_spec(served: str, settings: LocalBackendSettings | VllmBackendSettings) -> EngineSpec:

@@ -89,7 +89,7 @@ class OpenAIBackend:
                     response.close()
 
                 return Reply(self._stream(response), close)
-            answer, *others = _answers(await self.read(response))
+            answer, *others = _answers(await self.read(response), request.n)
             if others and "n" not in self.supports:  # llama.cpp: see `send`
                 answer = replace(answer, usage=None)
             return Reply.of(answer, tuple(others))
@@ -284,12 +284,12 @@ def _delta(choice: Mapping[str, Any]) -> Delta:
     return Delta(fields, finish, choice.get("logprobs"))
 
 
-def _answers(found: Mapping[str, Any]) -> list[Answer]:
-    """The answers in a chat completion's choices; the first carries what holds for all of them."""
+def _answers(found: Mapping[str, Any], n: int) -> list[Answer]:
+    """The answers in a chat completion's first n choices; the first carries what holds for all of them."""
     choices = found.get("choices")
     if not isinstance(choices, list) or not choices:
         raise BackendFailed("The backend's answer is no chat completion.")
-    first, *others = [_answer(choice) for choice in choices]
+    first, *others = [_answer(choice) for choice in choices[:n]]
     envelope = {key: value for key, value in found.items() if key not in OURS}
     return [replace(first, usage=_usage(found), envelope=envelope), *others]
 
