@@ -18,7 +18,7 @@ import click
 
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import VeridicalError
-from veridical.strategies.registry import strategy_class, strategy_names
+from veridical.strategies.registry import BUILT_IN, loaded_plugins, strategy_class
 
 P = ParamSpec("P")
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -111,10 +111,12 @@ def check_config(config: Path | None) -> None:
         click.echo(f"source {name}: {retriever.type}{parts}")
     if assembly.sources:
         click.echo(f"default source: {assembly.sources['default'].name}")
+    for name, expression in settings.pipelines.items():
+        click.echo(f"pipeline {name}: {expression}")
     click.echo(f"default strategy: {settings.default_strategy}")
     click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
     click.echo(f"listens on {settings.server.host}:{settings.server.port}")
-    for warning in warnings(settings):
+    for warning in (*warnings(settings), *loaded_plugins()[1]):
         click.echo(f"warning: {warning}", err=True)
     if found := faults(settings):
         raise VeridicalError("; ".join(found))
@@ -159,12 +161,8 @@ def described(cls: type[Strategy]) -> dict[str, Any]:
 @_plainly
 def strategies(as_json: bool) -> None:
     """List the strategies with their options, cost and paper."""
-    found, broken = [], []
-    for name in strategy_names():
-        try:
-            found.append(described(strategy_class(name)))
-        except VeridicalError as error:
-            broken.append(error.message)
+    others, broken = loaded_plugins()
+    found = [described(cls) for cls in (*map(strategy_class, BUILT_IN), *others.values())]
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -19,11 +19,13 @@ from veridical.middleware.config import (
     VllmBackendSettings,
 )
 from veridical.middleware.domains import domains
+from veridical.middleware.errors import log
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.middleware.sources import sources
 from veridical.strategies.base import Strategy, no_source
-from veridical.strategies.errors import ConfigError, NotFound
-from veridical.strategies.registry import BUILT_IN, strategy_from
+from veridical.strategies.errors import ConfigError, InvalidRequest, NotFound
+from veridical.strategies.pipelines import Pipelines
+from veridical.strategies.registry import BUILT_IN, clashes
 
 
 class Assembly:
@@ -38,17 +40,31 @@ class Assembly:
         self.engines: list[EngineProcess] = []
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self.client_keys = [secret(name) for name in settings.auth.client_keys_env]
-        strategy_from(settings.default_strategy)
-        self.advertised = (
-            [name for name in BUILT_IN if name != "direct"]
-            if settings.advertise is None
-            else [str(strategy_from(expression)) for expression in settings.advertise]
-        )
         self.sources = sources(settings.retrievers, secret)
         self.domains = domains(settings)
-        if settings.advertise is None:  # what has no source to search would only be refused
-            self.advertised = [n for n in self.advertised if strategy_from(n).sources <= self.sources.keys()]
+        self.pipelines = Pipelines(settings.pipelines)
+        for name in self.pipelines.names:
+            self._check_pipeline(name)
+        self.pipelines.read(settings.default_strategy)
+        self.advertised = self._advertised(settings.advertise)
+        for fault in clashes().values():
+            log.warning("%s", fault)
         self.router = Router([self._mount(name) for name in settings.backends])
+
+    def _check_pipeline(self, name: str) -> None:
+        try:
+            self.check_sources(self.pipelines.read(name))
+        except InvalidRequest as error:
+            raise ConfigError(f"Pipeline {name!r}: {error.message}") from None
+
+    def _advertised(self, wanted: Sequence[str] | None) -> list[str]:
+        """What /v1/models lists; unless told, all of ours and the pipelines, but nothing that lacks a
+        source to search: it would only be refused."""
+        read, names = self.pipelines.read, self.pipelines.names
+        if wanted is not None:
+            return [each if each in names else str(read(each)) for each in wanted]
+        ours = [name for name in BUILT_IN if name != "direct" and read(name).sources <= self.sources.keys()]
+        return [*ours, *names]
 
     @property
     def forwards_credentials(self) -> bool:
@@ -120,7 +136,7 @@ class Assembly:
             _constantly(settings.base_url),
             api_key=secret(settings.api_key_env) if settings.api_key_env else None,
             forwards_authorization=settings.api_key_env is None and self.forwards_credentials,
-            supports={"json_schema"} if settings.json_schema else set(),
+            supports=_supported(settings),
             refuse=settings.refuse,
             rename=settings.rename,
             connect_timeout_s=settings.connect_timeout_s,
@@ -130,16 +146,22 @@ class Assembly:
         return Mounted(name, backend, _names(settings.models) if settings.models else None, backend)
 
     def _mount_engine(self, name: str, settings: LocalBackendSettings | VllmBackendSettings) -> Mounted:
+        embedded = isinstance(settings, LocalBackendSettings)  # llama.cpp
         served = name if isinstance(settings, LocalBackendSettings) else settings.served_as or name
         engine = EngineProcess(_engine_spec(served, settings))
         self.engines.append(engine)
         backend = OpenAIBackend(
             self.session,
             lambda: engine.base_url,
-            supports={"json_schema", "schema_lengths"},
-            closes_streams=isinstance(settings, LocalBackendSettings),
+            supports={"json_schema", "schema_lengths", *(() if embedded else ("n",))},
+            closes_streams=embedded,
         )
         return Mounted(name, backend, {served: served}, backend, engine.ready, lambda: engine.is_ready)
+
+
+def _supported(settings: HttpBackendSettings) -> set[str]:
+    wanted = {"json_schema": settings.json_schema, "n": settings.n and "n" not in settings.refuse}
+    return {name for name, is_there in wanted.items() if is_there}
 
 
 def _engine_spec(served: str, settings: LocalBackendSettings | VllmBackendSettings) -> EngineSpec:

@@ -82,6 +82,7 @@ class HttpBackendSettings(Section):
         {}, description="Parameters that it calls otherwise, in a strategy's own calls."
     )
     json_schema: bool = Field(True, description="Whether it takes response_format json_schema.")
+    n: bool = Field(True, description="Whether it takes n, several choices in one request.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout_s: float = Field(
         300.0, gt=0, description="Seconds without a byte before a call is given up."
@@ -168,6 +169,9 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     roles: dict[str, str] = Field(
         {}, description="Models for roles, such as verifier; others use the request's."
+    )
+    pipelines: dict[str, str] = Field(
+        {}, description="Strategy expressions by the name under which they are served."
     )
     backends: dict[str, BackendSettings] = Field(
         default_factory=lambda: dict[str, BackendSettings](local=LocalBackendSettings()),

@@ -90,6 +90,8 @@ def config_template() -> str:
     for title, kind in _SECTIONS.items():
         parts += ["", f"[{title}]", *_fields(kind, {}, on=False)]
     parts += ["", "[roles]", "# Models for roles; others use the request's own.", '# verifier = "MODEL"']
+    parts += ["", "[pipelines]", "# Strategy expressions by name, to ask for as MODEL+NAME."]
+    parts += ['# careful = "cove|self_consistency(n=3)"']
     for name, section, given in _EXAMPLES:
         on = name == "backends.local"
         parts += ["", f"[{name}]" if on else f"# [{name}]", *_fields(section, given, on=on)]

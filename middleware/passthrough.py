@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -42,8 +41,6 @@ from veridical.middleware.routing import Route
 from veridical.middleware.sse import event
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import BackendError, BackendFailed
-from veridical.strategies.expression import parse_expression
-from veridical.strategies.registry import build_strategy
 
 CHAT_PATH = "/v1/chat/completions"
 #: A begun line of a relayed stream waits for its end up to this size.
@@ -114,19 +111,13 @@ class Passthrough:
         request = read_body(raw, found.get(STRATEGY_HEADER))
         headers = forwarded(found, self.assembly.forwards_credentials)
         route = await self.assembly.router.resolve(request.model, headers)
+        pipelines = self.assembly.pipelines
         if request.asked is not None:
-            strategy = build_strategy(request.asked)
-        elif route.suffix is not None:
-            strategy = built(route.suffix)
+            strategy = pipelines.build(request.asked)
         else:
-            strategy = built(self.assembly.settings.default_strategy)
+            default = self.assembly.settings.default_strategy
+            strategy = pipelines.read(default if route.suffix is None else route.suffix)
         return ChatCall(request_id, request, route, strategy, headers)
-
-
-@lru_cache(maxsize=256)
-def built(expression: str) -> Strategy:
-    """The strategy of an expression; the same text is read once."""
-    return build_strategy(parse_expression(expression))
 
 
 def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:

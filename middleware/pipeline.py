@@ -10,6 +10,7 @@ from typing import Any
 from veridical.middleware.protocol import ChatBody
 from veridical.middleware.retrying import Retrying
 from veridical.middleware.routing import Route
+from veridical.strategies.backend import Backend
 from veridical.strategies.base import Context, Domain, Retrieve, Strategy
 from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.errors import (
@@ -23,8 +24,9 @@ from veridical.strategies.errors import (
 from veridical.strategies.evidence import supports
 from veridical.strategies.llm import LLM
 from veridical.strategies.reply import Reply
-from veridical.strategies.trace import Retrieval, Trace
-from veridical.strategies.types import Answer, Conversation, Delta, Status
+from veridical.strategies.sharing import Sharing
+from veridical.strategies.trace import Call, Retrieval, Trace
+from veridical.strategies.types import Answer, Conversation, Delta, Status, Usage
 
 #: What a strategy may run into and still have a draft to fall back on.
 FAILURES = (BackendError, RetrievalFailed, UnparsableOutput)
@@ -32,11 +34,15 @@ FAILURES = (BackendError, RetrievalFailed, UnparsableOutput)
 
 @dataclass
 class Choice:
-    """One of a request's n answers: its trace, and its reply once the strategy has returned one."""
+    """One of a request's n answers: its trace, and its reply once the strategy has returned one.
+
+    `backends` are its own view of them: what it asks twice, they answer once.
+    """
 
     index: int
     trace: Trace
     reply: Reply | None = None
+    backends: dict[str, Backend] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,8 +85,10 @@ class Run:
 
     def _llm(self, route: Route, choice: Choice) -> LLM:
         backend = route.mounted.backend
-        patient = backend if self.direct else Retrying(backend, self.budget)
-        return LLM(patient, route.model, self.budget, choice.trace, self.headers, choice.index)
+        if not self.direct and route.mounted.name not in choice.backends:
+            choice.backends[route.mounted.name] = Sharing(Retrying(backend, self.budget))
+        used = choice.backends.get(route.mounted.name, backend)
+        return LLM(used, route.model, self.budget, choice.trace, self.headers, choice.index)
 
     async def _begin(self, choice: Choice) -> Reply:
         await self.route.mounted.ready()
@@ -171,13 +179,17 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         "id": run.id,
         "strategy": str(run.strategy),
         "status": worst([Status(each["status"]) for each in told]),
-        "calls": sum(len(trace.calls) for trace in traces),
+        "calls": sum(len(trace.made) for trace in traces),
         "depth": max(trace.depth for trace in traces),
         "seconds": round(max(trace.seconds for trace in traces), 3),
         "usage_by_step": _by_step(traces),
         "claims": told[0]["claims"] if len(told) == 1 else [],
         "notes": list(dict.fromkeys(note for trace in traces for note in trace.notes)),
     }
+    if shared := sum(len(trace.calls) - len(trace.made) for trace in traces):
+        report["shared_calls"] = shared
+    if len(run.strategy.parts()) > 1:
+        report["parts"] = [_part(run, index) for index in range(len(run.strategy.parts()))]
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
         report["evidence"] = [asdict(each) for each in found.values()]
@@ -185,13 +197,15 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         report["retrievals"] = [_retrieval(search) for trace in traces for search in trace.retrievals]
     if len(told) > 1:
         report["choices"] = told
-    elif "support" in told[0]:
-        report["support"] = told[0]["support"]
+    else:
+        report |= {key: told[0][key] for key in ("confidence", "support") if key in told[0]}
     if level == "full":
-        steps = [[_step(call) for call in trace.calls] for trace in traces]
-        drafts = [[draft.answer.text for draft in trace.drafts] for trace in traces]
-        report["steps"] = steps[0] if len(told) == 1 else steps
-        report["drafts"] = drafts[0] if len(told) == 1 else drafts
+        full: dict[str, list[Any]] = {
+            "steps": [[_step(call) for call in trace.calls] for trace in traces],
+            "drafts": [[draft.answer.text for draft in trace.drafts] for trace in traces],
+            "draft_parts": [[draft.part for draft in trace.drafts] for trace in traces],
+        }
+        report |= {key: each[0] if len(told) == 1 else each for key, each in full.items()}
     return report
 
 
@@ -202,6 +216,8 @@ def _told(choice: Choice) -> dict[str, Any]:
         "claims": [_claim(claim) for claim in (reply.claims if reply else ())],
         "notes": choice.trace.notes,
     }
+    if reply and reply.confidence is not None:
+        told["confidence"] = round(reply.confidence, 4)
     if reply and reply.evidence:
         told["support"] = [asdict(each) for each in supports(reply.answer.text, reply.evidence)]
     return told
@@ -226,7 +242,7 @@ def _claim(claim: Any) -> dict[str, Any]:
 
 def _by_step(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
     steps: dict[str, dict[str, Any]] = {}
-    for call in (call for trace in traces for call in trace.calls):
+    for call in (call for trace in traces for call in trace.made):
         step = steps.setdefault(
             call.step, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
         )
@@ -240,9 +256,27 @@ def _by_step(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
     return steps
 
 
-def _step(call: Any) -> dict[str, Any]:
+def _part(run: Run, index: int) -> dict[str, Any]:
+    """What one part of a pipe cost: its calls, and on how many levels of the chain they stood."""
+    traces = [choice.trace for choice in run.choices]
+    made = [[call for call in trace.made if call.part == index] for trace in traces]
+    usage = sum((call.usage for calls in made for call in calls if call.usage), Usage())
+    return {
+        "strategy": str(run.strategy.parts()[index]),
+        "calls": sum(map(len, made)),
+        "depth": max(len({call.depth for call in calls}) for calls in made),
+        "retrievals": sum(search.part == index for trace in traces for search in trace.retrievals),
+        "drafts": sum(draft.part == index for trace in traces for draft in trace.drafts),
+        "usage": usage.to_wire(),
+    }
+
+
+def _step(call: Call) -> dict[str, Any]:
+    others = {"others": list(call.others)} if call.others else {}
     return {
         "step": call.step,
+        "part": call.part,
+        "shared": call.shared,
         "model": call.model,
         "prompt": call.prompt,
         "depth": call.depth,
@@ -251,5 +285,6 @@ def _step(call: Any) -> dict[str, Any]:
         "usage": call.usage.to_wire() if call.usage else None,
         "messages": list(call.messages),
         "output": call.output,
+        **others,
         "error": call.error,
     }

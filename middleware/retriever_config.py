@@ -101,6 +101,17 @@ class LangChainRetrieverSettings(CachedSection):
     cache: bool = Field(False, description="Whether its answers are kept on disk.")
 
 
+class PluginRetrieverSettings(CachedSection):
+    """A retriever that an installed package adds by its entry point."""
+
+    type: Literal["plugin"] = Field("plugin", description="Kind of retriever.")
+    retriever: str = Field(description="Its name among the entry points.")
+    kwargs: dict[str, Any] = Field(
+        {}, description="Its arguments; NAME_env gives NAME, a SecretStr, from an environment variable."
+    )
+    cache: bool = Field(False, description="Whether its answers are kept on disk.")
+
+
 class HybridSettings(RetrieverSection):
     """Other sources asked at once, their rankings fused; one that fails is left out, and the trace tells."""
 
@@ -147,6 +158,7 @@ RetrieverSettings = Annotated[
     | WikidataSettings
     | WebSettings
     | LangChainRetrieverSettings
+    | PluginRetrieverSettings
     | HybridSettings
     | RerankSettings,
     Field(discriminator="type"),
@@ -158,6 +170,7 @@ RETRIEVER_KINDS: Mapping[str, type[RetrieverSection]] = {
     "wikidata": WikidataSettings,
     "web": WebSettings,
     "langchain": LangChainRetrieverSettings,
+    "plugin": PluginRetrieverSettings,
     "hybrid": HybridSettings,
     "rerank": RerankSettings,
 }

@@ -15,6 +15,7 @@ from veridical.middleware.retriever_config import (
     HybridSettings,
     IndexSettings,
     LangChainRetrieverSettings,
+    PluginRetrieverSettings,
     PublicSection,
     RerankSettings,
     RetrieverSettings,
@@ -125,7 +126,9 @@ def _report(part: PartFailed) -> None:
         search.failed[part.retriever] = part.error.code
 
 
-Remote = WikipediaSettings | WikidataSettings | WebSettings | LangChainRetrieverSettings
+Remote = (
+    WikipediaSettings | WikidataSettings | WebSettings | LangChainRetrieverSettings | PluginRetrieverSettings
+)
 
 
 def _remote(settings: Remote, secret: ReadSecret) -> Make:
@@ -154,6 +157,8 @@ def _remote(settings: Remote, secret: ReadSecret) -> Make:
             return _web(settings, secret)
         case LangChainRetrieverSettings():
             return _langchain(settings, secret)
+        case PluginRetrieverSettings():
+            return _plugin(settings, secret)
 
 
 def _web(settings: WebSettings, secret: ReadSecret) -> Make:
@@ -189,6 +194,17 @@ def _langchain(settings: LangChainRetrieverSettings, secret: ReadSecret) -> Make
     return make
 
 
+def _plugin(settings: PluginRetrieverSettings, secret: ReadSecret) -> Make:
+    kwargs = {key: _revealed(value) for key, value in with_secrets(settings.kwargs, secret).items()}
+
+    def make() -> Retriever:
+        from veridical.retrievers.registry import retriever_class
+
+        return retriever_class(settings.retriever)(**kwargs)
+
+    return make
+
+
 def _agent(settings: PublicSection) -> dict[str, Any]:
     return {"user_agent": settings.user_agent} if settings.user_agent else {}
 
@@ -213,6 +229,10 @@ def with_secrets(value: Any, secret: ReadSecret) -> Any:
             raise ConfigError(f"{name} and {key} are both given: one of them must go.")
         found[name] = Secret(item, secret(item))
     return found
+
+
+def _revealed(value: Any) -> Any:
+    return SecretStr(value.value) if isinstance(value, Secret) else value
 
 
 def _cached(retriever: Retriever, settings: CachedSection) -> Retriever:

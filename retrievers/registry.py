@@ -34,12 +34,13 @@ RETRIEVERS: Mapping[str, str] = MappingProxyType(
 
 def retriever_class(name: str) -> type[Retriever]:
     """The class of that name. A name that is unknown, or ours and taken by a plug-in too, is an error."""
-    plugins = {point.name: point for point in entry_points(group=GROUP)}
-    clash = sorted(RETRIEVERS.keys() & plugins.keys())
-    if clash:
-        raise RetrieverMisconfigured(
-            f"{_origin(plugins[clash[0]])} takes the name {clash[0]!r}, which is ours"
-        )
+    points = entry_points(group=GROUP)
+    plugins = {point.name: point for point in points}
+    takers = sorted(_origin(point) for point in points if point.name == name)
+    if takers and name in RETRIEVERS:
+        raise RetrieverMisconfigured(f"{takers[0]} takes the name {name!r}, which is ours")
+    if len(takers) > 1:
+        raise RetrieverMisconfigured(f"{' and '.join(takers)} take the same name {name!r}")
     if name in RETRIEVERS:
         module, _, cls = RETRIEVERS[name].partition(":")
         found = getattr(importlib.import_module(module), cls)
@@ -57,7 +58,7 @@ def retriever_class(name: str) -> type[Retriever]:
 def _loaded(point: EntryPoint) -> object:
     try:
         return point.load()
-    except Exception as error:  # another's code
+    except (Exception, SystemExit) as error:  # another's code
         raise RetrieverMisconfigured(f"{_origin(point)} cannot be loaded: {error}") from error
 
 

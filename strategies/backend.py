@@ -12,10 +12,11 @@ from veridical.strategies.types import Message, Params
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat completion to ask for: exactly one choice, streamed or whole.
+    """One chat completion to ask for: one choice, streamed or whole, or `n` choices, whole.
 
     `sample` numbers independent draws of the same request, so that nothing that shares work
-    may merge them. `headers` are the client's, forwarded where the backend allows it.
+    may merge them; n choices are the draws from `sample` on. `n` is only asked of a backend that
+    supports it. `headers` are the client's, forwarded where the backend allows it.
     """
 
     model: str
@@ -24,6 +25,7 @@ class ChatRequest:
     stream: bool = False
     sample: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    n: int = 1
 
 
 class Backend(Protocol):
@@ -32,7 +34,7 @@ class Backend(Protocol):
 
     @property
     def supports(self) -> set[str]:
-        """Of {"json_schema", "schema_lengths"}: what may be asked of it; shrinks when it refuses."""
+        """Of {"json_schema", "schema_lengths", "n"}: what may be asked of it; shrinks when it refuses."""
         ...
 
     def adapted(self, params: Params) -> Params:
@@ -41,6 +43,9 @@ class Backend(Protocol):
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Answer. Returns once the backend's status is known; a stream then goes on arriving.
+
+        Of several choices the first is the reply, the rest are its `others`; there may be fewer
+        than were asked for.
 
         Raises:
             BackendError: it refused, failed, timed out or cannot be reached.

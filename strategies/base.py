@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from veridical.strategies.errors import InvalidRequest, VeridicalError, shown
 from veridical.strategies.llm import LLM
@@ -14,7 +14,6 @@ from veridical.strategies.reply import Reply
 from veridical.strategies.trace import Retrieval, Trace, searching
 from veridical.strategies.types import Answer, Conversation, Evidence, Params, Status
 
-Generate = Callable[[Conversation], Awaitable[Reply]]
 Retrieve = Callable[[str, int], Awaitable[list[Evidence]]]
 
 
@@ -35,8 +34,9 @@ class Context:
 
     `params` are the client's and reach the draft and the final words only. `stream` says
     whether the client streams; drafts are then streamed too, so that one returned unchanged
-    can be replayed as it arrived. `inner` is the strategy to the left in a pipe. `domains` are
-    the fields of knowledge that the server's sources are sorted into, if they are.
+    can be replayed as it arrived. `inner` is the strategy to the left in a pipe, `part` the
+    place in it of the strategy that has this context. `domains` are the fields of knowledge
+    that the server's sources are sorted into, if they are.
     """
 
     llm: LLM
@@ -45,7 +45,8 @@ class Context:
     roles: Mapping[str, LLM] = field(default_factory=dict)
     retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
     domains: Mapping[str, Domain] = field(default_factory=dict)
-    inner: Generate | None = None
+    inner: Within | None = None
+    part: int = 0
 
     @property
     def trace(self) -> Trace:
@@ -55,6 +56,23 @@ class Context:
     def role(self, name: str) -> LLM:
         """The model for a role such as "verifier"; the answering model where none is set."""
         return self.roles.get(name, self.llm)
+
+    def at(self, part: int) -> Context:
+        """This context for another part of the pipe."""
+        return self._with(lambda llm: replace(llm, part=part), part=part)
+
+    def nth(self, index: int, params: Params) -> Context:
+        """This context for the `index`-th of several independent runs, with these client parameters.
+
+        Whatever happens in it, down to the innermost strategy, draws samples of its own, and whole:
+        of several runs none can be streamed before all have ended.
+        """
+        inner = self.inner and replace(self.inner, ctx=self.inner.ctx.nth(index, params))
+        return self._with(lambda llm: llm.nth(index), params=params, stream=False, inner=inner)
+
+    def _with(self, change: Callable[[LLM], LLM], **changes: Any) -> Context:
+        roles = {name: change(llm) for name, llm in self.roles.items()}
+        return replace(self, llm=change(self.llm), roles=roles, **changes)
 
     async def generate(self, conversation: Conversation) -> Reply:
         """An answer from within: the inner strategy's, or the model's with the client's parameters."""
@@ -67,8 +85,13 @@ class Context:
         self.trace.progress("Drafting an answer")
         reply = await self.generate(conversation)
         answer = await reply.read()
-        self.trace.drafts.append(reply)
+        self.keep(reply, self.part if self.inner is None else self.part - 1)
         return reply, answer
+
+    def keep(self, reply: Reply, part: int | None = None) -> None:
+        """Keep a reply, read whole, as the fallback for the case that nothing better is finished."""
+        reply.part = self.part if part is None else part
+        self.trace.drafts.append(reply)
 
     async def reply(self, ask: Ask) -> Reply:
         """The final words, with the client's own parameters, still arriving if the client streams.
@@ -89,7 +112,7 @@ class Context:
         """
         if source not in self.retrievers:
             raise no_source(source, self.retrievers)
-        search = Retrieval(source, query, self.trace.seconds)
+        search = Retrieval(source, query, self.trace.seconds, part=self.part)
         self.trace.retrievals.append(search)
         token = searching.set(search)
         try:
@@ -178,10 +201,23 @@ class Pipe(Strategy):
 
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
         """Run outer with inner as what it drafts with."""
-        return await self.outer(conversation, replace(ctx, inner=lambda c: self.inner(c, ctx)))
+        own = ctx.at(ctx.part + len(self.inner.parts()))
+        return await self.outer(conversation, replace(own, inner=Within(self.inner, ctx)))
 
     def __str__(self) -> str:
         return f"{self.inner}|{self.outer}"
+
+
+@dataclass(frozen=True)
+class Within:
+    """The strategy to the left in a pipe, and the context in which it runs."""
+
+    strategy: Strategy
+    ctx: Context
+
+    async def __call__(self, conversation: Conversation) -> Reply:
+        """Its answer."""
+        return await self.strategy(conversation, self.ctx)
 
 
 def no_source(source: str, known: Iterable[str]) -> InvalidRequest:

@@ -175,7 +175,7 @@ class Run:
         first, share = majority([sample.answer for sample in found])
         message = {"role": "assistant", "content": found[first].answer}
         drafted = Reply.of(Answer(message))
-        self.ctx.trace.drafts.append(drafted)
+        self.ctx.keep(drafted)
         return Preparation(found[first].steps, drafted, share)
 
     async def _recounted(self) -> Preparation:

@@ -20,8 +20,10 @@ from veridical.strategies.errors import InvalidRequest
 MAX_LENGTH = 1000
 MAX_STAGES = 8
 
+NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
+
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)"""
+    rf"""\s*(?:(?P<name>{NAME})"""
     r"""|(?P<number>[+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)"""
     r"""|(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
     r"""|(?P<mark>[|(),=]))"""
@@ -70,6 +72,11 @@ def _read_one(item: Any) -> tuple[Stage, ...]:
     return (Stage(item["name"], options),)
 
 
+def too_long() -> InvalidRequest:
+    """The error of a pipe with too many stages."""
+    return _wrong(f"it has more than {MAX_STAGES} stages")
+
+
 def _wrong(why: str) -> InvalidRequest:
     return InvalidRequest(f"The strategy cannot be read: {why}.", param="strategy")
 
@@ -87,7 +94,7 @@ class _Reader:
             self.take("mark")
             stages.append(self.stage())
             if len(stages) > MAX_STAGES:
-                raise _wrong(f"it has more than {MAX_STAGES} stages")
+                raise too_long()
         if self.at < len(self.text):
             raise self.unexpected("'|' or the end")
         return tuple(stages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from veridical.strategies.budget import Budget
 from veridical.strategies.errors import BackendRefused, UnparsableOutput
 from veridical.strategies.prompting import Ask
 from veridical.strategies.reply import Ending, Reply
+from veridical.strategies.sharing import Sharing
 from veridical.strategies.trace import Call, Trace
 from veridical.strategies.types import Answer, Delta, Params
 
@@ -24,6 +25,9 @@ T = TypeVar("T", bound=pydantic.BaseModel)
 #: A strategy's own questions are answered greedily, as in the papers, and briefly.
 OWN_PARAMS: Params = {"temperature": 0, "max_tokens": 512}
 
+#: Independent draws of one question are numbered in this base, so that draws of draws never meet.
+MAX_DRAWS = 1000
+
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
@@ -31,7 +35,8 @@ _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 class LLM:
     """Asks one model within one request's budget and trace.
 
-    Calling it gives text, `parse` a value, `chat` a reply that may still be arriving.
+    Calling it gives text, `parse` a value, `chat` a reply that may still be arriving. `sample`
+    numbers its draws, `part` says for which part of a pipe it asks.
     """
 
     backend: Backend
@@ -40,6 +45,7 @@ class LLM:
     trace: Trace
     headers: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0
+    part: int = 0
 
     async def __call__(self, ask: Ask, **params: Any) -> str:
         """The model's visible text, stripped; a strategy's own parameters, not the client's."""
@@ -57,29 +63,59 @@ class LLM:
         """The whole answer under exactly these parameters."""
         return await (await self.chat(ask, params)).read()
 
-    async def chat(self, ask: Ask, params: Params, *, stream: bool = False) -> Reply:
+    async def answers(self, ask: Ask, params: Params, n: int) -> list[Answer]:
+        """Up to `n` answers of one call, which counts once; none where the backend refuses `n`.
+
+        What it refuses, or gives fewer of, it is not asked for again. The first answer carries
+        the usage of all.
+        """
+        try:
+            reply = await self.chat(ask, params, n=n)
+        except BackendRefused as refused:
+            if refused.status not in (400, 415, 422):
+                raise
+            return []
+        drawn = [await reply.read(), *reply.others][:n]
+        if len(drawn) < n:
+            self.backend.supports.discard("n")
+        return drawn
+
+    async def chat(self, ask: Ask, params: Params, *, stream: bool = False, n: int = 1) -> Reply:
         """A reply under exactly these parameters, counted and traced as its last piece passes.
+
+        A call whose result is shared with an equal one is traced and costs nothing.
 
         Raises:
             BudgetExceeded: nothing is left to spend.
             BackendError: the backend did not answer.
         """
-        self.budget.admit()
-        call = self.trace.open(ask.step, self.model, ask.prompt, ask.messages)
-        request = ChatRequest(self.model, ask.messages, params, stream, self.sample, self.headers)
+        request = ChatRequest(self.model, ask.messages, params, stream, self.sample, self.headers, n)
+        free = isinstance(self.backend, Sharing) and self.backend.holds(request)
+        if not free:
+            self.budget.admit()
+        call = self.trace.open(ask.step, self.model, ask.prompt, ask.messages, part=self.part)
         try:
             reply = await self.backend.chat(request)
         except BaseException as error:
             self._failed(call, error)
+            call.shared = free
             raise
+        if reply.shared is not None:
+            self.trace.share(call, reply.shared)
+        elif free:  # the call that was to be shared was given up: this one ran in its place
+            self.budget.calls += 1
         self.trace.answering()
+        metered = Reply(self._metered(reply, call), self._closing(reply, call))
+        metered.part = self.part
+        return metered
 
+    def _closing(self, reply: Reply, call: Call) -> Callable[[], Awaitable[None]]:
         async def close() -> None:
             if call.seconds is None:  # it was never read: what it cost is not known
                 call.seconds, call.error = self.trace.seconds - call.at, "Closed"
             await reply.aclose()
 
-        return Reply(self._metered(reply, call), close)
+        return close
 
     async def _metered(self, reply: Reply, call: Call) -> AsyncGenerator[Delta | Ending, None]:
         try:
@@ -91,12 +127,14 @@ class LLM:
         finally:
             answer = reply.answer
             call.seconds = self.trace.seconds - call.at
-            call.output, call.usage = answer.text, answer.usage
-            self.budget.spend(answer.usage)
+            call.output, call.others = answer.text, tuple(other.text for other in reply.others)
+            if not call.shared:
+                call.usage = answer.usage
+                self.budget.spend(answer.usage)
             await reply.aclose()
         if answer.usage is None:
             self.trace.note("A backend reported no usage for a call: the totals leave it out.")
-        yield Ending(answer.usage, answer.envelope)
+        yield Ending(answer.usage, answer.envelope, reply.others)
 
     def _failed(self, call: Call, error: BaseException) -> None:
         call.seconds = self.trace.seconds - call.at
@@ -126,16 +164,21 @@ class LLM:
     def _own(self, params: Params) -> Params:
         return self.backend.adapted({**OWN_PARAMS, **params})
 
-    async def constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
-        """The model's answer, unread, held to the shape of `into` where the backend can do that."""
+    def shaped(self, into: type[T], params: Params) -> Params:
+        """A strategy's own parameters, with the shape of `into` where the backend can hold to it."""
         own = self._own(params)
         if "json_schema" not in self.backend.supports or not self.backend.adapted({"response_format": None}):
-            return await self._asked(ask, own)
+            return own
         lengths = "schema_lengths" in self.backend.supports
+        return {**own, "response_format": response_format(into, lengths=lengths)}
+
+    async def constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
+        """The model's answer, unread, held to the shape of `into` where the backend can do that."""
+        own, shaped = self._own(params), self.shaped(into, params)
         try:
-            return await self._asked(ask, {**own, "response_format": response_format(into, lengths=lengths)})
+            return await self._asked(ask, shaped)
         except BackendRefused as refused:
-            if refused.status not in (400, 415, 422):
+            if shaped == own or refused.status not in (400, 415, 422):
                 raise
         answer = await self._asked(ask, own)
         self.backend.supports.discard("json_schema")  # it was the schema: do not try again
@@ -144,6 +187,10 @@ class LLM:
     def drawing(self, sample: int) -> LLM:
         """The same model drawing another independent sample."""
         return replace(self, sample=sample)
+
+    def nth(self, index: int) -> LLM:
+        """The same model for the `index`-th of several independent samples, whatever sample this is."""
+        return self.drawing((self.sample + 1) * MAX_DRAWS + index)
 
 
 def _again(ask: Ask, answer: Answer, fault: ValueError) -> Ask:

@@ -17,7 +17,14 @@ from typing import Any
 import pydantic
 
 from veridical.strategies.base import Strategy
-from veridical.strategies.errors import ConfigError, InvalidRequest, NotFound, shown, suggestion
+from veridical.strategies.errors import (
+    ConfigError,
+    InvalidRequest,
+    NotFound,
+    VeridicalError,
+    shown,
+    suggestion,
+)
 from veridical.strategies.expression import Stage, parse_expression
 
 GROUP = "veridical.strategies"
@@ -28,27 +35,51 @@ BUILT_IN = {
     "rag": "veridical.strategies.rag:RetrievalAugmented",
     "cove": "veridical.strategies.cove:ChainOfVerification",
     "cok": "veridical.strategies.cok:ChainOfKnowledge",
+    "self_consistency": "veridical.strategies.self_consistency:SelfConsistency",
+    "self_refine": "veridical.strategies.self_refine:SelfRefine",
 }
 
 
 @lru_cache(maxsize=1)
 def plugins() -> dict[str, EntryPoint]:
-    """Entry points of other distributions, by strategy name.
+    """Entry points of other distributions, by strategy name; those that clash are left out."""
+    return {name: points[0] for name, points in _offered().items() if name not in clashes()}
 
-    Raises:
-        ConfigError: a plug-in takes one of our names, or two take the same.
-    """
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        if point.name in BUILT_IN or point.name in found:
-            raise ConfigError(f"{_origin(point)} offers a strategy {point.name!r}; that name is taken.")
-        found[point.name] = point
+
+@lru_cache(maxsize=1)
+def clashes() -> dict[str, str]:
+    """What is wrong, by name, where a plug-in takes one of our names or two take the same. Ours
+    stays ours; of two plug-ins neither is trusted."""
+    found: dict[str, str] = {}
+    for name, points in _offered().items():
+        if name in BUILT_IN or len(points) > 1:
+            origins = " and ".join(map(_origin, points))
+            found[name] = f"{origins} offers a strategy {name!r}; that name is taken."
     return found
+
+
+def _offered() -> dict[str, list[EntryPoint]]:
+    offered: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=GROUP), key=_origin):
+        offered.setdefault(point.name, []).append(point)
+    return offered
 
 
 def strategy_names() -> list[str]:
     """Every strategy that can be asked for, ours first."""
     return [*BUILT_IN, *sorted(plugins())]
+
+
+def loaded_plugins() -> tuple[dict[str, type[Strategy]], list[str]]:
+    """All plug-ins, loaded now, by name; and what is wrong with each that cannot be used."""
+    found: dict[str, type[Strategy]] = {}
+    faults = list(clashes().values())
+    for name in sorted(plugins()):
+        try:
+            found[name] = strategy_class(name)
+        except VeridicalError as error:
+            faults.append(error.message)
+    return found, faults
 
 
 @lru_cache(maxsize=64)
@@ -62,19 +93,32 @@ def strategy_class(name: str) -> type[Strategy]:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         found = getattr(import_module(module), attribute)
+    elif name in clashes():
+        raise ConfigError(clashes()[name])
     elif name in plugins():
         found = _load(plugins()[name])
     else:
         raise NotFound("strategy", name, strategy_names(), param="strategy")
+    if wrong := _unusable(found, name):
+        raise ConfigError(f"{_origin(plugins()[name])}: {name!r} {wrong}.")
+    return found  # type: ignore[no-any-return]  # a Strategy class, as was just seen
+
+
+def _unusable(found: Any, name: str) -> str | None:
+    """What keeps an entry point's object from being a strategy of that name."""
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise ConfigError(f"{name!r} is not a Strategy class.")
-    return found
+        return "is not a Strategy class"
+    if lacking := [each for each in ("name", "paper", "calls", "depth") if not hasattr(found, each)]:
+        return f"does not say its {lacking[0]}"
+    if found.name != name:
+        return f"calls itself {shown(found.name)}"
+    return None
 
 
 def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever it does, it must not end the server
         raise ConfigError(f"{_origin(point)}: strategy {point.name!r} does not load ({error!r}).") from error
 
 

@@ -15,7 +15,8 @@ class Reply:
 
     One type serves streamed and whole answers. It keeps the deltas that passed, so it can be
     iterated again, and closing it closes the backend's stream. `status`, `claims`, `evidence`
-    and `note` say how the answer was made.
+    and `confidence` (0 to 1, where the method gives one) say how the answer was made, `part`
+    which part of a pipe made it. One taken over from an equal call has that call's depth as `shared`.
     """
 
     def __init__(
@@ -34,12 +35,15 @@ class Reply:
         self.status = Status.VERIFIED
         self.claims: tuple[Claim, ...] = ()
         self.evidence: tuple[Evidence, ...] = ()
+        self.confidence: float | None = None
+        self.part: int | None = None
+        self.shared: int | None = None
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
+    def of(cls, answer: Answer, others: tuple[Answer, ...] = ()) -> Self:
         """A reply that has wholly arrived."""
         delta = Delta(answer.message, answer.finish_reason, answer.logprobs)
-        return cls([delta, Ending(answer.usage, answer.envelope)])
+        return cls([delta, Ending(answer.usage, answer.envelope, others)])
 
     def _keep(self, item: Delta | Ending) -> Delta | None:
         if isinstance(item, Ending):
@@ -72,6 +76,16 @@ class Reply:
         """The answer as far as it has come."""
         return joined(self._seen, self._ending)
 
+    @property
+    def items(self) -> list[Delta | Ending]:
+        """What has come so far, ending last: enough to make the same reply again."""
+        return [*self._seen, self._ending]
+
+    @property
+    def others(self) -> tuple[Answer, ...]:
+        """The further choices, where several were asked for; they share the answer's usage."""
+        return self._ending.others
+
     async def aclose(self) -> None:
         """Stop: the backend's stream is closed with this one, `on_close` even if nothing was read yet.
 
@@ -95,19 +109,32 @@ class Reply:
         self.status = status
         return self
 
+    def confident(self, confidence: float) -> Self:
+        """This reply with how sure the method is of it."""
+        self.confidence = confidence
+        return self
+
 
 class Ending:
-    """What a backend tells when its answer is complete: token counts and top-level fields."""
+    """What a backend tells when its answer is complete: token counts, top-level fields, and the
+    other choices where several were asked for."""
 
-    __slots__ = ("envelope", "usage")
+    __slots__ = ("envelope", "others", "usage")
 
-    def __init__(self, usage: Usage | None = None, envelope: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        usage: Usage | None = None,
+        envelope: Mapping[str, Any] | None = None,
+        others: tuple[Answer, ...] = (),
+    ) -> None:
         self.usage = usage
         self.envelope = envelope or {}
+        self.others = others
 
     def joined(self, later: Ending) -> Ending:
         """This ending with a later one's facts laid over it."""
-        return Ending(later.usage or self.usage, {**self.envelope, **later.envelope})
+        others = later.others or self.others
+        return Ending(later.usage or self.usage, {**self.envelope, **later.envelope}, others)
 
 
 def joined(deltas: Sequence[Delta], ending: Ending) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from veridical.strategies.backend import ChatRequest
+from veridical.strategies.backend import Backend, ChatRequest
 from veridical.strategies.base import Context, Strategy
 from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.llm import LLM
@@ -31,7 +31,8 @@ class ScriptedBackend:
     A function of the request may stand for the words. A rule serves once, unless `repeat` is set;
     the first that fits is taken, so concurrent calls may come in any order. What is said is a text,
     a whole message, an error to raise, or a function of the request. Every call takes `delay`
-    seconds; `finish` is the reason given for the end of a text.
+    seconds; `finish` is the reason given for the end of a text. Each choice of a request for `n`
+    takes a rule of its own, as long as one fits; put "n" into `supports` to be asked for several.
     """
 
     rules: list[Rule]
@@ -76,16 +77,26 @@ class ScriptedBackend:
             await asyncio.sleep(self.delay)
         finally:
             self.running -= 1
-        if isinstance(said, Exception):
-            raise said
-        found = said(request) if callable(said) else said
-        message = {"role": "assistant", "content": found} if isinstance(found, str) else found
-        usage = Usage(sum(len(visible(m.get("content")).split()) for m in request.messages), _words(message))
-        return (
-            Reply(_streamed(message, usage, self._finish(message)))
-            if request.stream
-            else Reply.of(Answer(message, self._finish(message), usage=usage))
+        messages = [_message(said, request), *self._further(request)]
+        prompt = sum(len(visible(m.get("content")).split()) for m in request.messages)
+        usage = Usage(prompt, sum(map(_words, messages)))
+        message, *others = messages
+        if request.stream:
+            return Reply(_streamed(message, usage, self._finish(message)))
+        return Reply.of(
+            Answer(message, self._finish(message), usage=usage),
+            tuple(Answer(other, self._finish(other)) for other in others),
         )
+
+    def _further(self, request: ChatRequest) -> list[Message]:
+        """What the other choices of a request for several say: fewer where the script ends."""
+        found: list[Message] = []
+        for _ in range(request.n - 1):
+            try:
+                found.append(_message(self._match(request), request))
+            except AssertionError:
+                break
+        return found
 
     def _finish(self, message: Message) -> str:
         return "tool_calls" if message.get("tool_calls") else self.finish
@@ -102,6 +113,13 @@ class ScriptedBackend:
     def assert_used_up(self) -> None:
         """Fail if a rule was never used."""
         assert self.repeat or not self.rules, f"not asked for: {[rule[0] for rule in self.rules]}"  # noqa: S101
+
+
+def _message(said: Said, request: ChatRequest) -> Message:
+    if isinstance(said, Exception):
+        raise said
+    found = said(request) if callable(said) else said
+    return {"role": "assistant", "content": found} if isinstance(found, str) else found
 
 
 def _words(message: Message) -> int:
@@ -136,7 +154,7 @@ class Outcome:
 async def ask(
     strategy: Strategy,
     question: str | list[Message],
-    backend: ScriptedBackend,
+    backend: Backend,
     *,
     params: Mapping[str, Any] | None = None,
     stream: bool = False,

@@ -17,7 +17,11 @@ chain: ContextVar[int] = ContextVar("chain", default=0)
 
 @dataclass(slots=True)
 class Call:
-    """One backend call. `at` and `seconds` count from the start of the request."""
+    """One backend call. `at` and `seconds` count from the start of the request.
+
+    `others` are the further choices of a call for several, `part` is the part of a pipe that
+    made it. A `shared` one took the result of an equal call: it cost nothing.
+    """
 
     step: str
     model: str
@@ -29,6 +33,9 @@ class Call:
     usage: Usage | None = None
     output: str = ""
     error: str | None = None
+    others: tuple[str, ...] = ()
+    part: int = 0
+    shared: bool = False
 
 
 @dataclass(slots=True)
@@ -42,6 +49,7 @@ class Retrieval:
     seconds: float | None = None
     found: tuple[str, ...] = ()
     error: str | None = None
+    part: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,6 +80,11 @@ class Trace:
         return time.perf_counter() - self.started
 
     @property
+    def made(self) -> list[Call]:
+        """The calls that a backend was asked: all but the shared ones."""
+        return [call for call in self.calls if not call.shared]
+
+    @property
     def depth(self) -> int:
         """Calls on the longest dependency chain so far."""
         return max((call.depth for call in self.calls), default=0)
@@ -81,12 +94,20 @@ class Trace:
         """Tokens of all calls so far."""
         return sum((call.usage for call in self.calls if call.usage), Usage())
 
-    def open(self, step: str, model: str, prompt: str | None, messages: Sequence[Message]) -> Call:
+    def open(
+        self, step: str, model: str, prompt: str | None, messages: Sequence[Message], *, part: int = 0
+    ) -> Call:
         """Record that a call starts, one step deeper than what this task waited for."""
         chain.set(chain.get() + 1)
-        call = Call(step, model, prompt, chain.get(), self.seconds, messages)
+        call = Call(step, model, prompt, chain.get(), self.seconds, messages, part=part)
         self.calls.append(call)
         return call
+
+    def share(self, call: Call, depth: int) -> None:
+        """Record that a call took the result of one at `depth`: its task waited for that one at most."""
+        call.shared = True
+        call.depth = max(call.depth - 1, depth)
+        chain.set(call.depth)
 
     def answering(self) -> None:
         """A backend has accepted a call: its status is known."""

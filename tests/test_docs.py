@@ -46,7 +46,7 @@ def sections(of: type[Section] = Section) -> list[type[Section]]:
 
 @pytest.mark.parametrize("section", sections())
 def test_every_setting_is_documented(section: type[Section]) -> None:
-    nested = {"server", "budget", "auth", "roles", "backends", "retrievers", "domains"}
+    nested = {"server", "budget", "auth", "roles", "pipelines", "backends", "retrievers", "domains"}
     for key in section.model_fields:
         if key == "type" or (section is Settings and key in nested):
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard
 
 import aiohttp
@@ -53,7 +53,7 @@ class OpenAIBackend:
     base_url: Callable[[], str]
     api_key: str | None = field(default=None, repr=False)
     forwards_authorization: bool = False
-    supports: set[str] = field(default_factory=lambda: {"json_schema"})
+    supports: set[str] = field(default_factory=lambda: {"json_schema", "n"})
     refuse: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     connect_timeout_s: float = 10.0
@@ -67,7 +67,13 @@ class OpenAIBackend:
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Ask for one chat completion; a stream is returned once its status is known."""
-        body: dict[str, Any] = {**request.params, "model": request.model, "messages": request.messages}
+        several = {"n": request.n} if request.n > 1 else {}
+        body: dict[str, Any] = {
+            **request.params,
+            **several,
+            "model": request.model,
+            "messages": request.messages,
+        }
         if request.stream:
             options = request.params.get("stream_options") or {}
             body |= {"stream": True, "stream_options": {**options, "include_usage": True}}
@@ -83,7 +89,10 @@ class OpenAIBackend:
                     response.close()
 
                 return Reply(self._stream(response), close)
-            return Reply.of(_answer(await self.read(response)))
+            answer, *others = _answers(await self.read(response), request.n)
+            if others and "n" not in self.supports:  # llama.cpp: see `send`
+                answer = replace(answer, usage=None)
+            return Reply.of(answer, tuple(others))
         except BaseException:
             response.close()
             raise
@@ -110,7 +119,9 @@ class OpenAIBackend:
                 timeout=timeout,
                 allow_redirects=False,
             )
-        self.closes_streams |= response.headers.get("Server") == "llama.cpp"
+        if response.headers.get("Server") == "llama.cpp":
+            self.closes_streams = True
+            self.supports.discard("n")  # its usage counts the first choice only: ours would be wrong
         return response
 
     def headers(self, client: Mapping[str, str]) -> dict[str, str]:
@@ -227,10 +238,10 @@ class OpenAIBackend:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise BackendFailed("The backend sent an event that is no chunk.")
         items: list[Delta | Ending] = [_delta(c) for c in choices if c.get("index", 0) == 0]
-        usage = chunk.get("usage")
+        usage = _usage(chunk)
         envelope = {key: value for key, value in chunk.items() if key not in OURS and value is not None}
         if usage or envelope:
-            items.append(Ending(Usage.from_wire(usage) if usage else None, envelope))
+            items.append(Ending(usage, envelope))
         return items
 
 
@@ -273,22 +284,34 @@ def _delta(choice: Mapping[str, Any]) -> Delta:
     return Delta(fields, finish, choice.get("logprobs"))
 
 
-def _answer(found: Mapping[str, Any]) -> Answer:
-    """The answer in a chat completion's first choice."""
+def _answers(found: Mapping[str, Any], n: int) -> list[Answer]:
+    """The answers in a chat completion's first n choices; the first carries what holds for all of them."""
     choices = found.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choices, list) or not choices:
+        raise BackendFailed("The backend's answer is no chat completion.")
+    first, *others = [_answer(choice) for choice in choices[:n]]
+    envelope = {key: value for key, value in found.items() if key not in OURS}
+    return [replace(first, usage=_usage(found), envelope=envelope), *others]
+
+
+def _answer(choice: Any) -> Answer:
     message = choice.get("message") if isinstance(choice, dict) else None
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not _is_message(message) or not isinstance(finish, str | None):
         raise BackendFailed("The backend's answer is no chat completion.")
-    usage = found.get("usage")
-    return Answer(
-        message,
-        finish or "stop",
-        choice.get("logprobs"),
-        Usage.from_wire(usage) if isinstance(usage, Mapping) else None,
-        {key: value for key, value in found.items() if key not in OURS},
-    )
+    return Answer(message, finish or "stop", choice.get("logprobs"))
+
+
+def _usage(found: Mapping[str, Any]) -> Usage | None:
+    """The token counts of a completion or a last chunk, where it has them.
+
+    llama.cpp before it wrote `prompt_tokens_details` told the cached tokens in `timings` only.
+    """
+    usage, timings = found.get("usage"), found.get("timings")
+    if not isinstance(usage, Mapping) or not usage:
+        return None
+    cached = timings.get("cache_n") if isinstance(timings, Mapping) else None
+    return Usage.from_wire({"prompt_tokens_details": {"cached_tokens": cached}, **usage})
 
 
 def _is_message(found: Any) -> TypeGuard[Mapping[str, Any]]:

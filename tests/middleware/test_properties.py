@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veridical.middleware.passthrough import _lines, built
+from veridical.middleware.passthrough import _lines
 from veridical.middleware.protocol import check_for_strategy, read_body
 from veridical.middleware.routing import splits
 from veridical.middleware.sse import EventReader, comment, event
 from veridical.strategies.errors import BackendFailed, VeridicalError
+from veridical.strategies.pipelines import Pipelines
 from veridical.strategies.thinking import ThinkingSplitter
 from veridical.strategies.types import visible
 
@@ -144,4 +145,4 @@ def test_any_bytes_are_read_or_refused_by_an_error_of_ours(raw):
 @given(st.text(max_size=60))
 def test_any_expression_is_built_or_refused_by_an_error_of_ours(expression):
     with suppress(VeridicalError):
-        built(expression)
+        Pipelines().read(expression)

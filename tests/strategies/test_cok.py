@@ -126,7 +126,7 @@ def test_the_gate_goes_on_only_below_the_threshold(threshold: float, looked_up: 
 def test_samples_are_independent_draws_at_the_samples_temperature() -> None:
     backend = ScriptedBackend(*[(REASON, chain("A"))] * 5)
     run("cok(temperature=0.9)", backend, params={"seed": 7, "max_tokens": 5})
-    assert sorted(request.sample for request in backend.requests) == [0, 1, 2, 3, 4]
+    assert len({request.sample for request in backend.requests}) == 5
     assert {request.params["temperature"] for request in backend.requests} == {0.9}
     assert sorted(request.params["seed"] for request in backend.requests) == [7, 8, 9, 10, 11]
 

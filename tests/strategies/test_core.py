@@ -150,11 +150,14 @@ class TestRegistry:
         clash = EntryPoint("cove", "json:loads", registry.GROUP)
         monkeypatch.setattr(registry, "entry_points", lambda group: [clash])
         registry.plugins.cache_clear()
+        registry.clashes.cache_clear()
         try:
-            with pytest.raises(ConfigError, match="that name is taken"):
-                registry.plugins()
+            assert "that name is taken" in registry.clashes()["cove"]
+            assert str(strategy_from("cove")) == "cove"
+            assert registry.plugins() == {}
         finally:
             registry.plugins.cache_clear()
+            registry.clashes.cache_clear()
 
 
 class TestReply:

@@ -1,0 +1,1 @@
+"""A strategy and a retriever for Veridical, to copy from."""

@@ -1,0 +1,107 @@
+"""Equal calls run once: a backend that holds a backend, for the length of one run of a strategy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import orjson
+
+from veridical.strategies.backend import Backend, ChatRequest
+from veridical.strategies.errors import InvalidRequest
+from veridical.strategies.reply import Ending, Reply
+from veridical.strategies.trace import chain
+from veridical.strategies.types import Delta, Params
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an equal call has brought, and how deep in the chain of calls it stood."""
+
+    items: Sequence[Delta | Ending]
+    depth: int
+
+
+@dataclass
+class Sharing:
+    """Lets calls of equal model, messages, parameters and sample number share one result.
+
+    Equal means the same draw: two places of a strategy that ask the same thing at the same
+    sample number get the same answer, whatever the temperature. Independent samples have
+    numbers of their own and are never merged. A whole answer is shared while it is on its way;
+    a stream only once it has arrived, since it moves no faster than its reader, who may wait
+    for us. A failure is passed to those who wait, then forgotten.
+    """
+
+    backend: Backend
+    _results: dict[bytes, asyncio.Future[Result]] = field(default_factory=dict, repr=False)
+
+    @property
+    def supports(self) -> set[str]:
+        """What the wrapped backend supports."""
+        return self.backend.supports
+
+    def adapted(self, params: Params) -> Params:
+        """As the wrapped backend has it."""
+        return self.backend.adapted(params)
+
+    def holds(self, request: ChatRequest) -> bool:
+        """Whether the request would share a call that has run or is running."""
+        return _key(request) in self._results
+
+    async def chat(self, request: ChatRequest) -> Reply:
+        """Answer, with the result of an equal call where there is one; its reply is then `shared`."""
+        key = _key(request)
+        while (held := self._results.get(key)) is not None:
+            try:
+                result = await asyncio.shield(held)
+            except asyncio.CancelledError:
+                if not held.cancelled():
+                    raise  # we are
+                continue  # the one who asked is: ask again
+            reply = Reply(result.items)
+            reply.shared = result.depth
+            return reply
+        if request.stream:
+            reply = await self.backend.chat(request)
+            return Reply(self._kept(reply, key, chain.get()), reply.aclose)
+        return await self._whole(request, key)
+
+    async def _whole(self, request: ChatRequest, key: bytes) -> Reply:
+        held: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._results[key] = held
+        try:
+            reply = await self.backend.chat(request)
+            await reply.read()
+        except BaseException as error:
+            del self._results[key]
+            if isinstance(error, Exception):
+                held.set_exception(error)
+                held.exception()  # nobody may be waiting
+            else:
+                held.cancel()
+            raise
+        held.set_result(Result(reply.items, chain.get()))
+        return reply
+
+    async def _kept(self, reply: Reply, key: bytes, depth: int) -> AsyncGenerator[Delta | Ending, None]:
+        """The stream as it comes; once it is whole, later calls may have it."""
+        async for delta in reply:
+            yield delta
+        yield reply.items[-1]
+        if key not in self._results:
+            held: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+            held.set_result(Result(reply.items, depth))
+            self._results[key] = held
+
+
+def _key(request: ChatRequest) -> bytes:
+    """What makes two requests the same draw. How the answer travels does not matter."""
+    params = {key: value for key, value in request.params.items() if key != "stream_options"}
+    asked = (request.model, request.messages, params, str(request.sample), request.n)
+    try:
+        return blake2b(orjson.dumps(asked, default=dict, option=orjson.OPT_SORT_KEYS)).digest()
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("The body is nested too deeply.") from None
