@@ -41,7 +41,10 @@ class Choice:
 
 @dataclass
 class Run:
-    """A request's work. Everything that it spends and finds is reached from here."""
+    """A request's work. Everything that it spends and finds is reached from here.
+
+    `route` leads to the model that drafts: the one asked for, unless a generator is configured.
+    """
 
     id: str
     request: ChatBody
@@ -156,8 +159,9 @@ def _numbered(on_progress: Callable[[int, str], None], index: int) -> Callable[[
 
 
 def worst(statuses: Sequence[Status]) -> Status:
-    """The status of a request with several choices: degraded if one is, verified if one was rewritten."""
-    order = (Status.DEGRADED, Status.VERIFIED, Status.UNCHANGED, Status.DIRECT)
+    """The status of a request with several choices: degraded if one is, then abstained,
+    verified if one was rewritten."""
+    order = (Status.DEGRADED, Status.ABSTAINED, Status.VERIFIED, Status.UNCHANGED, Status.DIRECT)
     return min(statuses, key=order.index, default=Status.DEGRADED)
 
 
@@ -178,6 +182,8 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         "claims": told[0]["claims"] if len(told) == 1 else [],
         "notes": list(dict.fromkeys(note for trace in traces for note in trace.notes)),
     }
+    if run.roles:
+        report["roles"] = {role: route.name for role, route in run.roles.items()}
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
         report["evidence"] = [asdict(each) for each in found.values()]
@@ -221,7 +227,8 @@ def _claim(claim: Any) -> dict[str, Any]:
         "question": claim.question,
         "answer": claim.answer,
     }
-    return found if claim.correction is None else {**found, "correction": claim.correction}
+    rest = {"correction": claim.correction, "confidence": claim.confidence}
+    return found | {name: value for name, value in rest.items() if value is not None}
 
 
 def _by_step(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
