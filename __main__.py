@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, get_args, get_type_hints
+from typing import Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
 import click
 
@@ -104,6 +104,10 @@ def check_config(config: Path | None) -> None:
 
     settings = load_settings(config)
     assembly = Assembly(settings)
+    if settings.roles:
+        from veridical.server import check_roles
+
+        asyncio.run(check_roles(settings))
     for name, backend in settings.backends.items():
         click.echo(f"backend {name}: {backend.type}")
     for name, retriever in settings.retrievers.items():
@@ -113,6 +117,8 @@ def check_config(config: Path | None) -> None:
         click.echo(f"default source: {assembly.sources['default'].name}")
     for name, expression in settings.pipelines.items():
         click.echo(f"pipeline {name}: {expression}")
+    for role, model in settings.roles.items():
+        click.echo(f"role {role}: {model}")
     click.echo(f"default strategy: {settings.default_strategy}")
     click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
     click.echo(f"listens on {settings.server.host}:{settings.server.port}")
@@ -147,11 +153,18 @@ def described(cls: type[Strategy]) -> dict[str, Any]:
             {
                 "name": option.name,
                 "default": None if option.default is MISSING else option.default,
-                "choices": list(get_args(base)) or None,
+                "choices": _choices(base),
                 "description": next((note.description for note in notes if hasattr(note, "description")), ""),
             }
         )
     return {"name": cls.name, "options": options, "paper": cls.paper, "calls": cls.calls, "depth": cls.depth}
+
+
+def _choices(kind: Any) -> list[Any] | None:
+    """The values that a Literal allows, alone or beside None."""
+    literals = [each for each in (kind, *get_args(kind)) if get_origin(each) is Literal]
+    found = [value for literal in literals for value in get_args(literal)]
+    return [*found, *([None] if type(None) in get_args(kind) else [])] if found else None
 
 
 @main.command()

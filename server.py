@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
@@ -113,6 +114,19 @@ def _add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, failed)
 
 
+async def check_roles(settings: Settings) -> None:
+    """Look up the models that roles name, as far as the backends tell them now.
+
+    Raises:
+        ConfigError: a role names a model that no backend serves.
+    """
+    assembly = Assembly(settings)
+    try:
+        await assembly.check_roles()
+    finally:
+        await assembly.close()
+
+
 def serve(settings: Settings) -> None:
     """Listen and serve until a signal stops it.
 
@@ -123,6 +137,8 @@ def serve(settings: Settings) -> None:
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     app = create_app(settings)
+    if settings.roles:
+        asyncio.run(check_roles(settings))
     gc.freeze()  # what start-up made stays: later collections need not look at it
     gc.enable()
     config = uvicorn.Config(

@@ -23,16 +23,16 @@ from veridical.middleware.errors import log
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.middleware.sources import sources
 from veridical.strategies.base import Strategy, no_source
-from veridical.strategies.errors import ConfigError, InvalidRequest, NotFound
+from veridical.strategies.errors import BackendError, ConfigError, InvalidRequest, NotFound, shown
 from veridical.strategies.pipelines import Pipelines
-from veridical.strategies.registry import BUILT_IN, clashes
+from veridical.strategies.registry import BUILT_IN, check_role_names, clashes, roles_used
 
 
 class Assembly:
     """Everything that serves requests; built from settings, then opened and closed once.
 
     Raises:
-        ConfigError: a strategy, a key variable or an engine that the settings name is not there.
+        ConfigError: a strategy, a role, a key variable or an engine that the settings name is not there.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,6 +40,7 @@ class Assembly:
         self.engines: list[EngineProcess] = []
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self.client_keys = [secret(name) for name in settings.auth.client_keys_env]
+        check_role_names(settings.roles)
         self.sources = sources(settings.retrievers, secret)
         self.domains = domains(settings)
         self.pipelines = Pipelines(settings.pipelines)
@@ -98,14 +99,32 @@ class Assembly:
         Raises:
             ConfigError: a role names a model that no backend serves.
         """
-        used = frozenset[str]().union(*(part.roles for part in strategy.parts()))
-        found: dict[str, Route] = {}
-        for role in used & self.settings.roles.keys():
+        used = roles_used(strategy) & self.settings.roles.keys()
+        return {role: await self._route_of(role, headers) for role in sorted(used)}
+
+    async def _route_of(self, role: str, headers: Mapping[str, str]) -> Route:
+        model = self.settings.roles[role]
+        try:
+            route = await self.router.resolve(model, headers)
+        except NotFound as error:
+            raise ConfigError(f"The role {role!r} is misconfigured: {error.message}") from None
+        if route.suffix is not None:
+            words = f"{shown(model)} is a model with a strategy; a role takes a model alone."
+            raise ConfigError(f"The role {role!r} is misconfigured: {words}")
+        return route
+
+    async def check_roles(self) -> None:
+        """Look every role's model up, before requests come. Of a backend that does not tell its models
+        now, or not without a client's key, nothing is known until a request needs the role.
+
+        Raises:
+            ConfigError: a role names a model that no backend serves.
+        """
+        for role in self.settings.roles:
             try:
-                found[role] = await self.router.resolve(self.settings.roles[role], headers)
-            except NotFound as error:
-                raise ConfigError(f"The role {role!r} is misconfigured: {error.message}") from None
-        return found
+                await self._route_of(role, {})
+            except BackendError as error:
+                log.warning("the model of role %r could not be looked up: %s", role, error.message)
 
     async def open(self) -> None:
         """Start the supervised engines; returns before they are ready."""

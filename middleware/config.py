@@ -168,7 +168,9 @@ class Settings(Section):
     budget: BudgetSettings = BudgetSettings()
     auth: AuthSettings = AuthSettings()
     roles: dict[str, str] = Field(
-        {}, description="Models for roles, such as verifier; others use the request's."
+        {},
+        description="Models for roles (generator, verifier, examiner, critic, judge, agent1, …); "
+        "others use the request's.",
     )
     pipelines: dict[str, str] = Field(
         {}, description="Strategy expressions by the name under which they are served."

@@ -84,12 +84,17 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
+_ROLES = [
+    f'# {role} = "MODEL"' for role in ("generator", "verifier", "examiner", "critic", "judge", "agent1")
+]
+
+
 def config_template() -> str:
     """A veridical.toml with every setting, its meaning and its default; only the embedded engine is on."""
     parts = [_HEAD, *_fields(Settings, {}, on=False)]
     for title, kind in _SECTIONS.items():
         parts += ["", f"[{title}]", *_fields(kind, {}, on=False)]
-    parts += ["", "[roles]", "# Models for roles; others use the request's own.", '# verifier = "MODEL"']
+    parts += ["", "[roles]", "# Models for roles; others use the request's own.", *_ROLES]
     parts += ["", "[pipelines]", "# Strategy expressions by name, to ask for as MODEL+NAME."]
     parts += ['# careful = "cove|self_consistency(n=3)"']
     for name, section, given in _EXAMPLES:

@@ -41,6 +41,7 @@ from veridical.middleware.routing import Route
 from veridical.middleware.sse import event
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import BackendError, BackendFailed
+from veridical.strategies.registry import GENERATOR
 
 CHAT_PATH = "/v1/chat/completions"
 #: A begun line of a relayed stream waits for its end up to this size.
@@ -255,11 +256,13 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             check_for_strategy(call.request)
             assembly.check_sources(call.strategy)
         roles = await assembly.roles_of(call.strategy, call.headers)
+        route = roles.get(GENERATOR, call.route)
+        headers[1] = (b"x-veridical-backend", route.mounted.name.encode())
         traced = not direct or call.request.controls.trace is not None
         run = Run(
             call.id,
             call.request,
-            call.route,
+            route,
             call.strategy,
             assembly.settings.limits,
             call.headers,

@@ -47,7 +47,10 @@ class Choice:
 
 @dataclass
 class Run:
-    """A request's work. Everything that it spends and finds is reached from here."""
+    """A request's work. Everything that it spends and finds is reached from here.
+
+    `route` leads to the model that drafts: the one asked for, unless a generator is configured.
+    """
 
     id: str
     request: ChatBody
@@ -164,8 +167,9 @@ def _numbered(on_progress: Callable[[int, str], None], index: int) -> Callable[[
 
 
 def worst(statuses: Sequence[Status]) -> Status:
-    """The status of a request with several choices: degraded if one is, verified if one was rewritten."""
-    order = (Status.DEGRADED, Status.VERIFIED, Status.UNCHANGED, Status.DIRECT)
+    """The status of a request with several choices: degraded if one is, then abstained,
+    verified if one was rewritten."""
+    order = (Status.DEGRADED, Status.ABSTAINED, Status.VERIFIED, Status.UNCHANGED, Status.DIRECT)
     return min(statuses, key=order.index, default=Status.DEGRADED)
 
 
@@ -190,6 +194,8 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         report["shared_calls"] = shared
     if len(run.strategy.parts()) > 1:
         report["parts"] = [_part(run, index) for index in range(len(run.strategy.parts()))]
+    if run.roles:
+        report["roles"] = {role: route.name for role, route in run.roles.items()}
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
         report["evidence"] = [asdict(each) for each in found.values()]
@@ -237,7 +243,8 @@ def _claim(claim: Any) -> dict[str, Any]:
         "question": claim.question,
         "answer": claim.answer,
     }
-    return found if claim.correction is None else {**found, "correction": claim.correction}
+    rest = {"correction": claim.correction, "confidence": claim.confidence}
+    return found | {name: value for name, value in rest.items() if value is not None}
 
 
 def _by_step(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:

@@ -53,6 +53,13 @@ class Context:
         """The request's record."""
         return self.llm.trace
 
+    @property
+    def structured(self) -> bool:
+        """Whether the client wants output of a format, which must stay in one piece. `{"type":
+        "text"}`, the default, asks for nothing."""
+        wanted = self.params.get("response_format")
+        return bool(wanted) and not (isinstance(wanted, dict) and wanted.get("type") == "text")
+
     def role(self, name: str) -> LLM:
         """The model for a role such as "verifier"; the answering model where none is set."""
         return self.roles.get(name, self.llm)
@@ -228,8 +235,8 @@ def no_source(source: str, known: Iterable[str]) -> InvalidRequest:
 
 
 def unchanged(reply: Reply, ctx: Context) -> Reply:
-    """A draft that stands. What an inner strategy has rewritten stays `verified`."""
-    if ctx.inner is not None and reply.status is Status.VERIFIED:
+    """A draft that stands. What an inner strategy has rewritten or withheld stays marked as such."""
+    if ctx.inner is not None and reply.status in (Status.VERIFIED, Status.ABSTAINED):
         return reply
     return reply.marked(Status.UNCHANGED)
 

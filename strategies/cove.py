@@ -19,7 +19,7 @@ from veridical.strategies.passages import passages
 from veridical.strategies.prompting import Prompt
 from veridical.strategies.reply import Ending, Reply
 from veridical.strategies.thinking import without_thinking_live
-from veridical.strategies.types import Claim, Conversation, Delta, Evidence, Params, Status, Verdict
+from veridical.strategies.types import Claim, Conversation, Delta, Evidence, Status, Verdict
 
 PLAN, JOINT = Prompt("cove/plan"), Prompt("cove/joint")
 CHECK, CHECK_ALL = Prompt("cove/check"), Prompt("cove/check_all")
@@ -117,7 +117,7 @@ class ChainOfVerification(Strategy):
         drafted, draft = await ctx.draft(conversation)
         if draft.calls_tools or not draft.text.strip():
             return unchecked(drafted, ctx, "The draft holds no text to check; it is returned as it is.")
-        pieces = [draft.text] if _is_structured(ctx.params) else self._cut(draft.text)
+        pieces = [draft.text] if ctx.structured else self._cut(draft.text)
         talks = [conversation.answered(piece.strip() if len(pieces) > 1 else piece) for piece in pieces]
         checked = await concurrently(lambda talk: self._check(talk, ctx), talks)
         claims = [claim for found in checked for claim in found]
@@ -227,12 +227,6 @@ class ChainOfVerification(Strategy):
             await close()
             raise
         return Reply(_spliced(pieces, rewritten), close)
-
-
-def _is_structured(params: Params) -> bool:
-    """Whether the answer must stay in one piece. `{"type": "text"}`, the default, asks for nothing."""
-    wanted = params.get("response_format")
-    return bool(wanted) and not (isinstance(wanted, dict) and wanted.get("type") == "text")
 
 
 def _without(params: Any, *names: str) -> dict[str, Any]:

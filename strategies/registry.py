@@ -6,7 +6,7 @@ distribution, and only for whoever asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import lru_cache, reduce
 from importlib import import_module
@@ -29,6 +29,11 @@ from veridical.strategies.expression import Stage, parse_expression
 
 GROUP = "veridical.strategies"
 
+#: The role of the model that drafts, goes on with its draft and writes the final words.
+GENERATOR = "generator"
+#: Roles that strategies share. Others are a strategy's own, such as the agents of a debate.
+ROLES = frozenset({GENERATOR, "verifier", "examiner", "critic", "judge"})
+
 #: The table of contents: name → where it lives.
 BUILT_IN = {
     "direct": "veridical.strategies.direct:Direct",
@@ -37,6 +42,8 @@ BUILT_IN = {
     "cok": "veridical.strategies.cok:ChainOfKnowledge",
     "self_consistency": "veridical.strategies.self_consistency:SelfConsistency",
     "self_refine": "veridical.strategies.self_refine:SelfRefine",
+    "lm_vs_lm": "veridical.strategies.lm_vs_lm:CrossExamination",
+    "debate": "veridical.strategies.debate:Debate",
 }
 
 
@@ -124,6 +131,36 @@ def _load(point: EntryPoint) -> Any:
 
 def _origin(point: EntryPoint) -> str:
     return f"Distribution {point.dist.name!r}" if point.dist else f"Entry point {point.value!r}"
+
+
+def roles_used(strategy: Strategy) -> frozenset[str]:
+    """The roles whose models a strategy asks: its parts' own, and the generator's unless it is plain
+    `direct`, which asks the model that the client names and no other."""
+    if all(part.name == "direct" for part in strategy.parts()):
+        return frozenset()
+    return frozenset({GENERATOR}).union(*(part.roles for part in strategy.parts()))
+
+
+def check_role_names(names: Iterable[str]) -> None:
+    """Refuse a role that no strategy has. Plug-ins are loaded only for a name that none of ours has.
+
+    Raises:
+        ConfigError: there is such a role; suggests the nearest names.
+    """
+    known = ROLES.union(*(strategy_class(name).roles for name in BUILT_IN))
+    for name in names:
+        if name not in known:
+            known = known.union(*map(_plugin_roles, plugins()))
+        if name not in known:
+            raise ConfigError(f"No strategy has a role {shown(name)}.{suggestion(name, known)}")
+
+
+def _plugin_roles(name: str) -> frozenset[str]:
+    """A plug-in's roles; one that does not load is reported to whoever asks for it, and has none."""
+    try:
+        return strategy_class(name).roles
+    except ConfigError:
+        return frozenset()
 
 
 def build_strategy(stages: Sequence[Stage]) -> Strategy:

@@ -26,11 +26,13 @@ class Verdict(StrEnum):
 
 class Status(StrEnum):
     """How an answer came about: `verified` = rewritten from its checks, `unchanged` = the
-    draft stands word for word, `degraded` = a check or a limit failed and the best draft is
-    returned, `direct` = no strategy ran."""
+    draft stands word for word, `abstained` = a check rejected the draft and the answer says so
+    instead, `degraded` = a check or a limit failed and the best draft is returned, `direct` = no
+    strategy ran."""
 
     VERIFIED = auto()
     UNCHANGED = auto()
+    ABSTAINED = auto()
     DEGRADED = auto()
     DIRECT = auto()
 
@@ -109,7 +111,8 @@ class Claim:
     """An atomic fact of an answer and what its check found.
 
     `verdict` is None where the method gives none. `correction` is the part of the fact that
-    the check upholds, or what it says instead; `evidence` holds `Evidence.id`s.
+    the check upholds, or what it says instead; `evidence` holds `Evidence.id`s. `confidence` is the
+    share, 0 to 1, of a check's votes that gave the verdict; None where the method does not vote.
     """
 
     text: str
@@ -118,6 +121,7 @@ class Claim:
     answer: str | None = None
     correction: str | None = None
     evidence: tuple[str, ...] = ()
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

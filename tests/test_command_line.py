@@ -88,6 +88,8 @@ def test_serve_needs_only_the_url_of_an_upstream(upstream):
         ("advertise = ['cove(x=1)']", "no option 'x'"),
         ("[auth]\nclient_keys_env = ['NOT_SET']", "NOT_SET"),
         ("[backends.up]\nbase_url = 'http://x'\napi_key_env = 'NOT_SET'", "NOT_SET"),
+        ("[roles]\nverifer = 'local'", "Did you mean 'verifier'"),
+        ("[roles]\nexaminer = 'locl'", "Did you mean 'local'"),
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "check-config"])
@@ -130,6 +132,8 @@ def test_strategies_as_json_and_as_text():
     assert options["variant"]["default"] == "factor_revise"
     assert set(options["variant"]["choices"]) == {"joint", "two_step", "factored", "factor_revise"}
     assert all(option["description"] for option in options.values())
+    debate = {option["name"]: option["choices"] for option in by_name["debate"]["options"]}
+    assert (debate["summarise"], debate["temperature"]) == (["shared", "each", None], None)
     text = run("strategies").stdout
     assert "2309.11495" in text
     assert "max_questions=5" in text

@@ -30,7 +30,7 @@ def test_every_strategy_and_option_has_its_place(name: str) -> None:
     assert f"| `{name}`" in README
     for option in fields(strategy_class(name)):
         assert f"| `{option.name}` | " in section
-        default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+        default = str(option.default).lower() if isinstance(option.default, bool | None) else option.default
         assert f"| {default} |" in section or f"| `{default}` |" in section
 
 
