@@ -1,0 +1,217 @@
+"""`veridical eval run` before a scripted endpoint: what is asked, recorded, resumed and told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from veridical.__main__ import main
+from veridical.evals.records import RecordFile
+from veridical.tests.answers import Fail, Say
+from veridical.tests.proxy import wait_until
+from veridical.tests.upstream import SYDNEY
+
+ANSWERS = {"Aville": "Answer: Amber [1]", "Bton": "yes", "Dalen": "Erik Moe, I think"}
+
+
+def reply(exchange):
+    return Say(next(text for words, text in ANSWERS.items() if words in exchange.prompt))
+
+
+def evaluate(*words, exit_code=0):
+    result = CliRunner().invoke(main, ["eval", *map(str, words)])
+    assert result.exit_code == exit_code, result.output + str(result.exception)
+    return result
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def ask(upstream, data, out):
+    """`veridical eval run hotpotqa` against the upstream itself."""
+    upstream.on(draft=reply)
+
+    def run(*words, url=upstream.url, exit_code=0):
+        given = ("--base-url", url, "--data", data, "--out", out, "--model", "m1")
+        return evaluate("run", "hotpotqa", *given, *words, exit_code=exit_code)
+
+    return run
+
+
+def by_id(out):
+    return {record.id: record for record in RecordFile(out)}
+
+
+def test_a_run_records_each_question_with_its_official_scores_and_cost(ask, out, upstream):
+    result = ask()
+    first, second, third = RecordFile(out)
+    assert (first.task, first.setting, first.model, first.strategy) == (
+        "hotpotqa",
+        "closed_book",
+        "m1",
+        "direct",
+    )
+    assert list(first.scores.items()) == [("em", 1.0), ("f1", 1.0)]  # "Answer:", [1] and "the" are no part
+    assert first.answer == "Answer: Amber [1]"
+    assert (second.tags, second.scores["em"]) == (("comparison",), 1.0)
+    assert third.scores == {"em": 0.0, "f1": pytest.approx(4 / 6)}
+    assert (third.calls, third.depth, third.prompt_tokens, third.completion_tokens) == (1, 1, 7, 3)
+    assert 0 < third.seconds < 60
+    assert "3/3, em 0.667" in result.stderr
+    assert {(chat.body["temperature"], chat.body["max_tokens"]) for chat in upstream.chats} == {(0, 48)}
+
+
+def test_a_strategy_is_asked_for_by_the_models_name_and_its_report_recorded(ask, out, upstream, proxy):
+    upstream.cove("The capital of Australia is Sydney.", SYDNEY, final="Amber")
+    ask(
+        "--strategy",
+        "direct",
+        "--strategy",
+        "cove(variant=factored,max_questions=2)",
+        "--limit",
+        1,
+        url=proxy.url,
+    )
+    direct, cove = RecordFile(out)
+    assert (direct.strategy, direct.calls, direct.status) == ("direct", 1, "")
+    assert cove.strategy == "cove(variant=factored,max_questions=2)"
+    assert (cove.calls, cove.depth, cove.status) == (4, 4, "verified")
+    assert (cove.prompt_tokens, cove.scores["em"]) == (28, 1.0)
+
+
+def test_limit_takes_the_first_questions_and_shuffle_others(ask, out):
+    ask("--limit", 2)
+    assert list(by_id(out)) == ["q1", "q2"]
+    ask("--limit", 2, "--shuffle", "--seed", 3, "--variant", "shuffled")
+    ask("--limit", 2, "--shuffle", "--seed", 3, "--variant", "again")
+    chosen = {name: {r.id for r in RecordFile(out) if r.variant == name} for name in ("shuffled", "again")}
+    assert chosen["shuffled"] == chosen["again"] != {"q1", "q2"}
+
+
+def test_a_second_run_asks_only_what_is_missing(ask, out, upstream):
+    ask("--limit", 1)
+    asked = len(upstream.chats)
+    result = ask()
+    assert len(upstream.chats) == asked + 2
+    assert "1 from before" in result.stderr
+    ask()
+    assert len(upstream.chats) == asked + 2
+    assert len((out / "records.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_failed_sample_is_recorded_ungraded_and_asked_again(ask, out, upstream):
+    upstream.on(draft=lambda exchange: Fail(400, "no") if "Bton" in exchange.prompt else reply(exchange))
+    result = ask()
+    failed = by_id(out)["q2"]
+    assert (failed.graded, failed.scores) == (False, {})
+    assert "no" in failed.error
+    assert "1 failed" in result.stderr
+    upstream.on(draft=reply)
+    ask()
+    assert all(record.graded for record in RecordFile(out))
+
+
+def test_an_error_text_never_counts_as_an_answer(ask, out, upstream):
+    too_long = {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}
+    upstream.on(draft=Fail(400, body=json.dumps(too_long).encode()))
+    ask("--limit", 1)
+    (record,) = RecordFile(out)
+    assert (record.graded, record.answer) == (False, "")
+    assert "context" in record.error
+
+
+def test_an_empty_reply_is_unparsable_and_scores_nothing(ask, out, upstream):
+    upstream.on(draft=Say("  "))
+    result = ask("--limit", 1)
+    (record,) = RecordFile(out)
+    assert (record.graded, record.parsed, record.scores) == (True, False, {"em": 0.0, "f1": 0.0})
+    assert "1 unparsable" in result.stderr
+
+
+def test_the_settings_of_hotpotqa_are_told_apart(ask, out, upstream):
+    ask("--limit", 1)
+    ask("--limit", 1, "-T", "setting=distractor")
+    ask("--limit", 1, "-T", "setting=open", "-T", "max_tokens=20")
+    assert [record.setting for record in RecordFile(out)] == [
+        "closed_book",
+        "distractor",
+        "open,max_tokens=20",
+    ]
+    closed, distractor, opened = upstream.chats
+    assert "Page 1: Fact of page 1." in distractor.prompt
+    assert "Other page 1: More. And more." in distractor.prompt
+    assert "Page 1" not in closed.prompt
+    assert closed.prompt == opened.prompt
+    assert opened.body["max_tokens"] == 20
+
+
+def test_run_json_tells_how_the_records_were_made(ask, out):
+    ask("--limit", 1, "--seed", 5)
+    ask()
+    first, second = json.loads((out / "run.json").read_text())["runs"]
+    assert first["versions"]["inspect-ai"]
+    assert first["prompts"]["veridical.evals:question/short"].startswith("question/short@")
+    assert (first["seed"], first["limit"], first["model"], first["done"]) == (5, 1, "m1", 1)
+    assert first["tasks"][0]["data"] == "hotpotqa/dev_distractor.jsonl.gz"
+    assert len(first["tasks"][0]["data_sha256"]) == 64
+    assert second["done"] == 2
+    assert first.keys() >= {"commit", "command", "started", "strategies", "temperature"}
+    assert "logs/" in (out / ".gitignore").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-T", "setting=openn"), "setting is one of closed_book, open, distractor"),
+        (("-T", "sett=1"), "no parameter 'sett'"),
+        (("-T", "setting"), "name=value"),
+        (("--index", "."), "for a proxy that is started here"),
+        (("--api-key-env", "NOT_SET_HERE"), "NOT_SET_HERE"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_line(ask, words, told):
+    result = ask(*words, exit_code=1)
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_unknown_tasks_and_missing_files_are_told_with_what_would_help(ask, out, tmp_path, upstream):
+    given = ("--base-url", upstream.url, "--out", out, "--model", "m1")
+    assert "Did you mean 'hotpotqa'" in evaluate("run", "hotpot", *given, exit_code=1).stderr
+    missing = evaluate("run", "hotpotqa", *given, "--data", tmp_path, exit_code=1).stderr
+    assert "hotpotqa/dev_distractor.jsonl" in missing
+    assert "--data" in missing
+    assert "VERIDICAL_DATA" in missing
+    assert "hotpotqa/hotpot_qa" in missing
+
+
+def test_killed_in_the_middle_it_goes_on_without_repeating(ask, data, out, upstream):
+    held = threading.Event()
+
+    def answer(exchange):
+        return Say("x", delay=60) if "Dalen" in exchange.prompt and not held.is_set() else reply(exchange)
+
+    upstream.on(draft=answer)
+    command = [sys.executable, "-m", "veridical", "eval", "run", "hotpotqa", "--base-url", upstream.url]
+    command += ["--data", str(data), "--out", str(out), "--model", "m1", "--max-connections", "1"]
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as child,
+    ):
+        wait_until(lambda: len(upstream.chats) == 3, 60)
+        child.send_signal(signal.SIGKILL)
+    held.set()
+    assert list(by_id(out)) == ["q1", "q2"]
+    assert len(json.loads((out / "run.json").read_text())["runs"]) == 1
+    ask()
+    assert [("Dalen" in chat.prompt) for chat in upstream.chats[2:]] == [True, True]
+    assert list(by_id(out)) == ["q1", "q2", "q3"]
