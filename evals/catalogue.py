@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -14,7 +14,19 @@ from inspect_ai import Task
 from veridical.evals.data import Source
 from veridical.strategies.errors import InvalidRequest, NotFound
 
-TASKS = ("hotpotqa",)
+TASKS = (
+    "hotpotqa",
+    "truthfulqa_mc",
+    "truthfulqa_gen",
+    "factscore",
+    "triviaqa",
+    "popqa",
+    "simpleqa",
+    "openbookqa",
+    "medmcqa",
+    "fever",
+    "halueval",
+)
 #: Parameters that say where things are, not what is measured.
 _PLACES = frozenset({"data"})
 
@@ -47,10 +59,10 @@ class Entry:
         """What a reply counts as in a vote; None where replies cannot be put to the vote."""
         return getattr(self.module, "vote", None)
 
-    @property
-    def judged(self) -> bool:
-        """Whether a judge model grades it."""
-        return getattr(self.module, "JUDGED", False)
+    def judged(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a judge model grades it, with these arguments."""
+        settings: Collection[str] = getattr(self.module, "JUDGED", ())
+        return self._value("setting", arguments) in settings
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -70,7 +82,7 @@ class Entry:
             "summary": self.summary,
             "files": list(self.source.files),
             "hub": self.source.official,
-            "needs_judge": self.judged,
+            "needs_judge": self.judged({}),
             "parameters": {name: each.default for name, each in shown.items()},
             "choices": {name: list(found) for name in shown if (found := self._choices(name))},
         }
@@ -95,18 +107,28 @@ class Entry:
 
     def setting(self, arguments: Mapping[str, Any]) -> str:
         """What tells this way of running the task from others: its setting, then what else is not default."""
-        values = {name: arguments.get(name, parameter.default) for name, parameter in self.parameters.items()}
         others = [
-            f"{name}={value}"
-            for name, value in values.items()
-            if name != "setting" and name not in _PLACES and value != self.parameters[name].default
+            f"{name}={_spelled(value)}"
+            for name in self.parameters
+            if name not in {"setting", *_PLACES}
+            and (value := self._value(name, arguments)) != self.parameters[name].default
         ]
-        return ",".join(filter(None, [values.get("setting", ""), *others]))
+        return ",".join(filter(None, [self._value("setting", arguments), *others]))
+
+    def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """What a parameter is under these arguments; "" where the task has none of the name."""
+        parameter = self.parameters.get(name)
+        return arguments.get(name, parameter.default) if parameter else ""
 
     def _choices(self, name: str) -> tuple[str, ...]:
         """The values of a parameter that has a fixed choice; none where it is free."""
         hint = get_type_hints(self.make).get(name)
         return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _spelled(value: Any) -> str:
+    """A value for a label; of a file only its name, since folders differ between machines."""
+    return str(value).rpartition("/")[2]
 
 
 def entry(name: str) -> Entry:

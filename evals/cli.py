@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,7 +13,7 @@ from typing import Any
 import click
 import orjson
 
-from veridical.strategies.errors import InvalidRequest, VeridicalError
+from veridical.strategies.errors import VeridicalError
 
 #: Commands that live in modules of their own, imported when they are named.
 _ELSEWHERE = {"report": "veridical.evals.report_cli", "compare": "veridical.evals.report_cli"}
@@ -103,34 +99,13 @@ judge_options = _options(
 )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the shared options say."""
-
-    tasks: Sequence[str]
-    out: Path
-    data: str | None
-    model: str | None
-    label: str | None
-    base_url: str | None
-    api_key_env: str | None
-    config: str | None
-    index: str | None
-    wikipedia: bool
-    limit: int | None
-    shuffle: bool
-    seed: int
-    max_connections: int
-    arguments: Sequence[str]
-    judge: str | None = None
-    judge_url: str | None = None
-    judge_key_env: str | None = None
-
-
 @eval_group.command()
 @click.argument("tasks", nargs=-1, required=True)
 @click.option(
     "--strategy", "strategies", multiple=True, help="A strategy expression; repeat it. Default: direct."
+)
+@click.option(
+    "--oracle-source", is_flag=True, help="Strategies that retrieve read the pages that the scorer reads."
 )
 @click.option("--variant", default="", help="Tells apart runs of one strategy under other conditions.")
 @out_option
@@ -142,8 +117,9 @@ class Asked:
 def run(strategies: Sequence[str], variant: str, **asked: Any) -> None:
     """Run every TASK under every strategy; a second run goes on where the first was stopped."""
     from veridical.evals.running import Draws
+    from veridical.evals.session import Asked, carry_out
 
-    _carry_out(Asked(**asked), strategies or ("direct",), Draws(variant=variant))
+    carry_out(Asked(**asked), strategies or ("direct",), Draws(variant=variant))
 
 
 @eval_group.command()
@@ -159,8 +135,9 @@ def pool(n: int, temperature: float, **asked: Any) -> None:
     """Draw N direct answers to each question, from which `controls` makes every equal-calls control."""
     from veridical.evals.pool import POOL
     from veridical.evals.running import Draws
+    from veridical.evals.session import Asked, carry_out
 
-    _carry_out(Asked(**asked), ("direct",), Draws(n, temperature, POOL))
+    carry_out(Asked(**asked), ("direct",), Draws(n, temperature, POOL))
 
 
 @eval_group.command()
@@ -173,6 +150,46 @@ def controls(out: Path, calls: Sequence[int]) -> None:
 
     for line in add_controls(out, calls):
         click.echo(line)
+
+
+@eval_group.group()
+def judge() -> None:
+    """Measure a judge before anything is graded by it."""
+
+
+@judge.command()
+@click.option(
+    "--on", "sets", multiple=True, help="factscore, halueval or truthfulqa; default: the first two."
+)
+@click.option("--n", default=150, show_default=True, type=click.IntRange(10), help="Labels of each set.")
+@click.option("--passages", default=5, show_default=True, help="Passages shown with a fact of factscore.")
+@click.option("--passage-tokens", default=256, show_default=True, help="Length of each.")
+@out_option
+@data_option
+@endpoint_options
+@click.option("--seed", default=0, show_default=True, help="For the choice of labels.")
+@click.option("--max-connections", default=4, show_default=True, type=click.IntRange(1), help="At once.")
+@plainly
+def validate(sets: Sequence[str], n: int, passages: int, passage_tokens: int, **asked: Any) -> None:
+    """Ask the judge (--model) for labels that people gave, and print how far it agrees."""
+    from veridical.evals import session
+
+    given = session.Asked(tasks=(), limit=None, shuffle=False, arguments=(), **asked)
+    shown = {"passages": passages, "passage_tokens": passage_tokens}
+    session.validate(given, sets or ("factscore", "halueval"), n, shown)
+
+
+@eval_group.command("factscore-labels")
+@data_option
+@plainly
+def factscore_labels(data: str | None) -> None:
+    """Recompute the human FActScore of the three labelled systems."""
+    from veridical.evals.labels import human_scores
+
+    click.echo("system         FActScore  responded  facts per response")
+    for each in human_scores(data):
+        share = f"{each.responses}/{each.entities}"
+        click.echo(f"{each.system:<14} {100 * each.score:8.1f}  {share:>9}  {each.facts:18.1f}")
 
 
 @eval_group.command("list")
@@ -192,136 +209,3 @@ def list_tasks(as_json: bool) -> None:
         for name, default in each["parameters"].items():
             choices = f" ({' | '.join(each['choices'][name])})" if name in each["choices"] else ""
             click.echo(f"  -T {name}={default}{choices}")
-
-
-def _carry_out(asked: Asked, strategies: Sequence[str], draws: Any) -> None:
-    """Run the plan on the endpoint, note how, and say how it ended (exit 130 when interrupted)."""
-    from veridical.evals.progress import Progress
-    from veridical.evals.provenance import begin, finish, provenance
-    from veridical.evals.running import prepare, run
-
-    progress = Progress()
-    with _endpoint(asked, progress) as endpoint:
-        plan = _plan(asked, strategies, draws, endpoint)
-        prepared = [prepare(plan, name) for name in plan.tasks]
-        _only_records_are_kept(asked.out)
-        tasks = [each.described for each in prepared]
-        number = begin(asked.out, {**provenance(), **_conditions(asked, plan), "tasks": tasks})
-        outcome = run(plan, prepared, endpoint, progress)
-        finish(asked.out, number, done=outcome.done, failed=outcome.failed, interrupted=outcome.interrupted)
-    progress.say(
-        f"{outcome.done} samples done, {outcome.kept} from before, {outcome.failed} failed: {asked.out}"
-    )
-    if outcome.interrupted:
-        progress.say("Interrupted: the same command goes on from here.")
-        sys.exit(130)
-    if outcome.failed:
-        progress.say("The same command asks the failed samples again.")
-
-
-@contextmanager
-def _endpoint(asked: Asked, progress: Any) -> Iterator[Any]:
-    from veridical.evals.endpoint import Endpoint, own_proxy
-
-    serve = [*(("--config", asked.config) if asked.config else ())]
-    serve += [*(("--index", asked.index) if asked.index else ())]
-    serve += ["--wikipedia"] if asked.wikipedia else []
-    if asked.base_url:
-        if serve:
-            raise InvalidRequest("--config, --index and --wikipedia are for a proxy that is started here.")
-        yield Endpoint(asked.base_url, asked.api_key_env)
-        return
-    if asked.api_key_env:
-        raise InvalidRequest("--api-key-env goes with --base-url.")
-    with own_proxy(serve, asked.out / "proxy.log") as endpoint:
-        progress.say(f"A proxy listens at {endpoint.base_url}; its log is {asked.out / 'proxy.log'}.")
-        yield endpoint
-
-
-def _plan(asked: Asked, strategies: Sequence[str], draws: Any, endpoint: Any) -> Any:
-    from veridical.evals.running import Plan
-
-    model = asked.model or _first_model(endpoint)
-    return Plan(
-        tasks=asked.tasks,
-        model=model,
-        label=asked.label or _label(model, asked),
-        strategies=list(dict.fromkeys(strategies)),
-        out=asked.out,
-        arguments=dict(map(_argument, asked.arguments)),
-        limit=asked.limit,
-        shuffle=asked.shuffle,
-        seed=asked.seed,
-        data=asked.data,
-        max_connections=asked.max_connections,
-        draws=draws,
-        judge=_judge(asked, endpoint),
-    )
-
-
-def _first_model(endpoint: Any) -> str:
-    from veridical.middleware.client import Client
-
-    return asyncio.run(Client(endpoint.base_url.rstrip("/"), endpoint.key).first_model())
-
-
-def _label(model: str, asked: Asked) -> str:
-    """The embedded engine serves whatever file it is given as `local`: the file's name tells more."""
-    file = os.environ.get("VERIDICAL_LOCAL_MODEL")
-    return Path(file).stem if file and model == "local" and not asked.base_url else model
-
-
-def _judge(asked: Asked, endpoint: Any) -> Any:
-    """Makes the judge's model for a number of connections; None where none is named."""
-    name = asked.judge
-    if name is None:
-        return None
-    where = replace(
-        endpoint,
-        base_url=asked.judge_url or endpoint.base_url,
-        api_key_env=asked.judge_key_env or endpoint.api_key_env,
-    )
-    return lambda connections: where.model(name, connections=connections)
-
-
-def _argument(word: str) -> tuple[str, Any]:
-    """`name=value`; the value is JSON where it parses as JSON, else a string."""
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise InvalidRequest(f"-T takes name=value, not {word!r}.")
-    try:
-        return name, orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return name, value
-
-
-def _only_records_are_kept(out: Path) -> None:
-    """inspect_ai's logs hold data-set text: they stay out of a repository that the folder may be in."""
-    out.mkdir(parents=True, exist_ok=True)
-    ignore = out / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("logs/\n*.log\n*.part\n", encoding="utf-8")
-
-
-def _conditions(asked: Asked, plan: Any) -> dict[str, Any]:
-    from veridical.evals.provenance import file_hash
-
-    own = asked.base_url is None
-    local = os.environ.get("VERIDICAL_LOCAL_MODEL") if own else None
-    return {
-        "model": plan.model,
-        "label": plan.label,
-        "strategies": plan.strategies,
-        "variant": plan.draws.variant,
-        "arguments": dict(plan.arguments),
-        "limit": plan.limit,
-        "shuffle": plan.shuffle,
-        "seed": plan.seed,
-        "temperature": plan.draws.temperature,
-        "draws": plan.draws.n,
-        "max_connections": plan.max_connections,
-        "endpoint": "a proxy started for the run" if own else asked.base_url,
-        "config": file_hash(Path(asked.config)) if asked.config else None,
-        "local_model": file_hash(Path(local)) if local else None,
-        "judge": asked.judge,
-    }

@@ -38,8 +38,15 @@ class Endpoint:
         Raises:
             ConfigError: the variable with the key is not set.
         """
-        full = name if strategy == "direct" else f"{name}+{strategy}"
-        config = GenerateConfig(max_connections=connections, max_retries=2, seed=seed)
+        direct = strategy == "direct"
+        full = name if direct else f"{name}+{strategy}"
+        config = GenerateConfig(
+            max_connections=connections,
+            max_retries=2,
+            seed=seed,
+            # A proxy of ours may have another default; others ignore the header.
+            extra_headers={"X-Veridical-Strategy": "direct"} if direct else None,
+        )
         return get_model(
             f"openai-api/veridical/{full}",
             config=config,

@@ -17,16 +17,17 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog
 from inspect_ai.model import Model
 
-from veridical.evals.catalogue import Entry, entry
+from veridical.evals.catalogue import entry
 from veridical.evals.endpoint import Endpoint
+from veridical.evals.judge import JUDGE
 from veridical.evals.progress import Progress
 from veridical.evals.recording import Cell, Recorder, recording
 from veridical.evals.records import Record, RecordFile
 from veridical.strategies.errors import InvalidRequest
 
 LOGS = "logs"
-#: The inspect_ai model role of whatever judges.
-JUDGE = "judge"
+#: Makes the judge's model, given the endpoint under test and a number of connections.
+MakeJudge = Callable[[Endpoint, int], Model]
 #: A cell ends early once this many of its samples failed: the endpoint is broken, not the question.
 MAX_ERRORS = 10
 
@@ -56,7 +57,7 @@ class Plan:
     data: str | None = None
     max_connections: int = 4
     draws: Draws = Draws()
-    judge: Callable[[int], Model] | None = None
+    judge: MakeJudge | None = None
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Outcome:
 class Prepared:
     """A task of the plan with its questions chosen and ordered, ready to be asked."""
 
-    entry: Entry
+    name: str
     setting: str
     task: Task
 
@@ -82,7 +83,7 @@ class Prepared:
         """What `run.json` says of it: above all which file it was made from."""
         known = {name: value for name, value in (self.task.metadata or {}).items() if name != "setting"}
         return {
-            "task": self.entry.name,
+            "task": self.name,
             "setting": self.setting,
             "samples": len(self.task.dataset),
             **known,
@@ -97,12 +98,12 @@ def prepare(plan: Plan, name: str) -> Prepared:
     """
     found = entry(name)
     arguments = found.checked(dict(plan.arguments))
-    if found.judged and plan.judge is None:
+    if found.judged(arguments) and plan.judge is None:
         raise InvalidRequest(f"{name} is graded by a judge: give one with --judge MODEL.", param="judge")
     made = found.make(**{"data": plan.data, **arguments})
     made.dataset = MemoryDataset(chosen(list(made.dataset), plan))
     made.config.temperature = plan.draws.temperature
-    return Prepared(found, found.setting(arguments), made)
+    return Prepared(name, found.setting(arguments), made)
 
 
 def chosen(samples: Sequence[Sample], plan: Plan) -> list[Sample]:
@@ -139,7 +140,7 @@ def run(plan: Plan, prepared: Sequence[Prepared], endpoint: Endpoint, progress: 
     outcome = Outcome()
     for each in prepared:
         for strategy in plan.strategies:
-            cell = Cell(each.entry.name, each.setting, plan.label, strategy, plan.draws.variant)
+            cell = Cell(each.name, each.setting, plan.label, strategy, plan.draws.variant)
             _CellRun(cell, plan, endpoint, progress, outcome)(each.task)
             if outcome.interrupted:
                 return outcome
@@ -174,7 +175,7 @@ class _CellRun:
         model = self.endpoint.model(
             plan.model, self.cell.strategy, connections=plan.max_connections, seed=plan.seed
         )
-        roles = {JUDGE: plan.judge(plan.max_connections)} if plan.judge else {}
+        roles = {JUDGE: plan.judge(self.endpoint, plan.max_connections)} if plan.judge else {}
         recorder = Recorder(self.cell, file, self._counting(show), [model, *roles.values()])
         with recording(recorder), _quiet():
             (log,) = inspect_ai.eval(
