@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from veridical.evals.judge import FACTS, Facts, judged
 from veridical.retrievers.chunking import sentences
@@ -40,13 +40,13 @@ async def atomic_facts(topic: str, response: str, max_tokens: int = 320) -> list
         return cleaned(found.facts, sentence)
 
     found = await concurrently(of, sentences_of(response))
-    return list({_key(fact): fact for facts in found for fact in facts}.values())
+    return distinct(fact for facts in found for fact in facts)
 
 
 def cleaned(facts: Sequence[str], sentence: str) -> list[str]:
     """The released code's clean-up: without repeats, without a fact that another continues, and without
     one that holds a number which the sentence has not; where nothing is left, only repeats go."""
-    own = list({_key(fact): fact.strip() for fact in facts if _key(fact)}.values())
+    own = distinct(fact.strip() for fact in facts if _key(fact))
     numbers = _numbers(sentence)
     kept = [
         fact
@@ -55,6 +55,14 @@ def cleaned(facts: Sequence[str], sentence: str) -> list[str]:
         and all(any(known.startswith(number) for known in numbers) for number in _numbers(fact))
     ]
     return kept or own
+
+
+def distinct(facts: Iterable[str]) -> list[str]:
+    """Each fact once, told by its words, in its first wording."""
+    found: dict[str, str] = {}
+    for fact in facts:
+        found.setdefault(_key(fact), fact)
+    return list(found.values())
 
 
 def _numbers(text: str) -> list[str]:

@@ -34,8 +34,8 @@ class Page:
         """The `k` passages that share most with the query, the best last, next to the question."""
         if len(self.passages) <= 1:
             return list(self.passages)
-        known = self._index.vocab_dict
-        scores = self._index.get_scores([term for term in _terms(query) if term in known] or [""])
+        known = [term for term in _terms(query) if term in self._index.vocab_dict]
+        scores = self._index.get_scores(known) if known else [0.0] * len(self.passages)
         ranked = sorted(range(len(self.passages)), key=lambda at: -scores[at])[:k]
         return [self.passages[at] for at in reversed(ranked)]
 

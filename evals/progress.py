@@ -25,22 +25,22 @@ class Tally:
     done: int = 0
     failed: int = 0
     unparsable: int = 0
-    values: list[float] = field(default_factory=list)
-    metric: str = ""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    metrics: Sequence[str] = ()
 
     def add(self, record: Record) -> None:
         """Count one record."""
         self.done += 1
         self.failed += not record.graded
         self.unparsable += not record.parsed
-        for name, value in list(record.scores.items())[:1]:
-            self.metric = self.metric or name
-            if name == self.metric:
-                self.values.append(value)
+        if len(record.scores) > len(self.metrics):  # an abstention lacks the headline
+            self.metrics = list(record.scores)
+        for name, value in record.scores.items():
+            self.values.setdefault(name, []).append(value)
 
     def __str__(self) -> str:
-        mean = sum(self.values) / len(self.values) if self.values else None
-        parts = [f"{self.metric} {mean:.3f}" if mean is not None else "no score yet"]
+        values = self.values[self.metrics[0]] if self.metrics else []
+        parts = [f"{self.metrics[0]} {sum(values) / len(values):.3f}" if values else "no score yet"]
         parts += [f"{self.unparsable} unparsable"] if self.unparsable else []
         parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join(parts)

@@ -36,8 +36,8 @@ def letter(reply: str, letters: Sequence[str]) -> str | None:
     lead = re.compile(r"\b(answer|option|choice)\b", re.IGNORECASE)
     text = lead.sub(lambda match: match[0].lower(), plain(reply))
     for match in pattern.finditer(text):
-        alone = match[1] != "A" or not re.match(r" +[a-z]", text[match.end() :])
-        found = match[1] if alone else found
+        article = match[0] == "A" and re.match(r" +[a-z]", text[match.end() :])
+        found = found if article else match[1]
     return found
 
 

@@ -97,8 +97,8 @@ def _truthfulqa(
         row = known[asked]
         given: dict[str, Any] = {"question": asked, "answer": answer}
         if prompt is TRUTH:
-            given["true"] = references(row["Correct Answers"])
-            given["false"] = references(row["Incorrect Answers"])
+            given["right"] = references(row["Correct Answers"])
+            given["wrong"] = references(row["Incorrect Answers"])
         yield _item(prompt, label, prompt.name, group=identifier(asked), **given)
 
 

@@ -3,17 +3,20 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from veridical.__main__ import main
+from veridical.evals import hotpotqa
+from veridical.evals.catalogue import TASKS
 from veridical.evals.records import RecordFile
 from veridical.tests.answers import Fail, Say
+from veridical.tests.evals.conftest import evaluate
 from veridical.tests.proxy import wait_until
 from veridical.tests.upstream import SYDNEY
 
@@ -24,27 +27,11 @@ def reply(exchange):
     return Say(next(text for words, text in ANSWERS.items() if words in exchange.prompt))
 
 
-def evaluate(*words, exit_code=0):
-    result = CliRunner().invoke(main, ["eval", *map(str, words)])
-    assert result.exit_code == exit_code, result.output + str(result.exception)
-    return result
-
-
 @pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def ask(upstream, data, out):
+def ask(upstream, run):
     """`veridical eval run hotpotqa` against the upstream itself."""
     upstream.on(draft=reply)
-
-    def run(*words, url=upstream.url, exit_code=0):
-        given = ("--base-url", url, "--data", data, "--out", out, "--model", "m1")
-        return evaluate("run", "hotpotqa", *given, *words, exit_code=exit_code)
-
-    return run
+    return partial(run, "run", "hotpotqa")
 
 
 def by_id(out):
@@ -215,3 +202,52 @@ def test_killed_in_the_middle_it_goes_on_without_repeating(ask, data, out, upstr
     ask()
     assert [("Dalen" in chat.prompt) for chat in upstream.chats[2:]] == [True, True]
     assert list(by_id(out)) == ["q1", "q2", "q3"]
+
+
+def test_it_starts_a_proxy_of_its_own_and_ends_it(upstream, data, out, tmp_path):
+    upstream.on(draft=reply)
+    config = tmp_path / "my.toml"
+    config.write_text(f"default_strategy = 'cove'\n[backends.up]\nbase_url = '{upstream.url}'\n")
+    result = evaluate("run", "hotpotqa", "--limit", 1, "--data", data, "--out", out, "--config", config)
+    (record,) = RecordFile(out)
+    assert (record.model, record.scores["em"]) == ("m1", 1.0)  # the first model that it lists
+    assert [chat.step for chat in upstream.chats] == ["draft"]  # direct, whatever the proxy's default
+    port = int(result.stderr.partition("127.0.0.1:")[2].partition("/")[0])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    told = json.loads((out / "run.json").read_text())["runs"][0]
+    assert told["config"]["name"] == "my.toml"
+
+
+def test_a_proxy_that_cannot_start_is_told_with_its_own_words(data, out, tmp_path):
+    config = tmp_path / "my.toml"
+    config.write_text("[server]\nprot = 1\n")
+    told = evaluate("run", "hotpotqa", "--data", data, "--out", out, "--config", config, exit_code=1).stderr
+    assert "The proxy did not start" in told
+    assert "Did you mean 'port'" in told
+
+
+def test_the_tasks_are_listed():
+    found = {each["name"]: each for each in json.loads(evaluate("list", "--json").stdout)}
+    assert set(found) == set(TASKS)
+    assert found["hotpotqa"]["choices"] == {"setting": ["closed_book", "open", "distractor"]}
+    assert "-T setting=closed_book (closed_book | open | distractor)" in evaluate("list").stdout
+
+
+def test_a_task_also_runs_with_plain_inspect_eval(upstream, data, tmp_path):
+    upstream.on(draft=reply)
+    file = Path(hotpotqa.__file__)
+    command = [str(Path(sys.executable).with_name("inspect")), "eval", str(file), "--limit", "2"]
+    command += [
+        "--model",
+        "openai-api/veridical/m1",
+        "-T",
+        f"data={data}",
+        "--log-dir",
+        str(tmp_path / "logs"),
+    ]
+    keys = {"VERIDICAL_API_KEY": "none", "VERIDICAL_BASE_URL": upstream.url, "INSPECT_DISPLAY": "plain"}
+    done = subprocess.run(command, env={**os.environ, **keys}, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "em" in done.stdout
+    assert len(upstream.chats) == 2
