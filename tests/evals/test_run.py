@@ -234,10 +234,11 @@ def test_the_tasks_are_listed():
     assert "-T setting=closed_book (closed_book | open | distractor)" in evaluate("list").stdout
 
 
+@pytest.mark.timeout(300)
 def test_a_task_also_runs_with_plain_inspect_eval(upstream, data, tmp_path):
     upstream.on(draft=reply)
-    file = Path(hotpotqa.__file__)
-    command = [str(Path(sys.executable).with_name("inspect")), "eval", str(file), "--limit", "2"]
+    root = Path(hotpotqa.__file__).resolve().parents[1]
+    command = [str(Path(sys.executable).with_name("inspect")), "eval", "evals/hotpotqa.py", "--limit", "2"]
     command += [
         "--model",
         "openai-api/veridical/m1",
@@ -247,7 +248,9 @@ def test_a_task_also_runs_with_plain_inspect_eval(upstream, data, tmp_path):
         str(tmp_path / "logs"),
     ]
     keys = {"VERIDICAL_API_KEY": "none", "VERIDICAL_BASE_URL": upstream.url, "INSPECT_DISPLAY": "plain"}
-    done = subprocess.run(command, env={**os.environ, **keys}, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        command, env={**os.environ, **keys}, cwd=root, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "em" in done.stdout
     assert len(upstream.chats) == 2
