@@ -42,15 +42,20 @@ def eval_group() -> None:
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
-    """Show our own errors as one line and exit with 1."""
+    """Show our own errors, and a missing extra, as one line and exit with 1."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except VeridicalError as error:
-            click.echo(f"veridical: {error.message}", err=True)
-            sys.exit(1)
+            message = error.message
+        except ModuleNotFoundError as missing:
+            message = f"evaluations need {missing.name}: pip install 'veridical[evals]'"
+        else:
+            return
+        click.echo(f"veridical: {message}", err=True)
+        sys.exit(1)
 
     return run
 

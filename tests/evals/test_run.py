@@ -181,7 +181,9 @@ def test_unknown_tasks_and_missing_files_are_told_with_what_would_help(ask, out,
     assert "hotpotqa/hotpot_qa" in missing
 
 
-def test_killed_in_the_middle_it_goes_on_without_repeating(ask, data, out, upstream):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.timeout(300)
+def test_ended_in_the_middle_it_goes_on_without_repeating(ask, data, out, upstream, tmp_path, sent, status):
     held = threading.Event()
 
     def answer(exchange):
@@ -190,18 +192,18 @@ def test_killed_in_the_middle_it_goes_on_without_repeating(ask, data, out, upstr
     upstream.on(draft=answer)
     command = [sys.executable, "-m", "veridical", "eval", "run", "hotpotqa", "--base-url", upstream.url]
     command += ["--data", str(data), "--out", str(out), "--model", "m1", "--max-connections", "1"]
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as child,
-    ):
-        wait_until(lambda: len(upstream.chats) == 3, 60)
-        child.send_signal(signal.SIGKILL)
+    told = tmp_path / "told"
+    with told.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as child:
+        wait_until(lambda: len(upstream.chats) == 3, 200)
+        child.send_signal(sent)
+        assert child.wait(60) == status
     held.set()
-    assert list(by_id(out)) == ["q1", "q2"]
+    assert ("the same command goes on" in told.read_text()) is (sent == signal.SIGINT)
+    assert [name for name, record in by_id(out).items() if record.graded] == ["q1", "q2"]
     assert len(json.loads((out / "run.json").read_text())["runs"]) == 1
     ask()
     assert [("Dalen" in chat.prompt) for chat in upstream.chats[2:]] == [True, True]
-    assert list(by_id(out)) == ["q1", "q2", "q3"]
+    assert [name for name, record in by_id(out).items() if record.graded] == ["q1", "q2", "q3"]
 
 
 def test_it_starts_a_proxy_of_its_own_and_ends_it(upstream, data, out, tmp_path):
@@ -225,6 +227,15 @@ def test_a_proxy_that_cannot_start_is_told_with_its_own_words(data, out, tmp_pat
     told = evaluate("run", "hotpotqa", "--data", data, "--out", out, "--config", config, exit_code=1).stderr
     assert "The proxy did not start" in told
     assert "Did you mean 'port'" in told
+
+
+def test_without_the_extra_the_command_says_what_is_missing(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("veridical.evals.catalogue")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    told = evaluate("list", exit_code=1).stderr
+    assert told == "veridical: evaluations need inspect_ai: pip install 'veridical[evals]'\n"
+    assert "judge" in evaluate("--help").stdout
 
 
 def test_the_tasks_are_listed():
