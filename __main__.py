@@ -1,4 +1,4 @@
-"""The command line: `veridical serve`, `ask`, `strategies`, `init`, `check-config`."""
+"""The command line: `veridical serve`, `ask`, `strategies`, `index`, `eval`, `init`, `check-config`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,23 @@ def _plainly(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _WithEvals(click.Group):
+    """Our commands, and `eval`, whose libraries are imported only when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return sorted([*super().list_commands(ctx), "eval"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        if cmd_name != "eval":
+            return super().get_command(ctx, cmd_name)
+        from veridical.evals.cli import eval_group
+
+        return eval_group
+
+
+@click.group(cls=_WithEvals, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="veridical")
 def main() -> None:
     """An OpenAI-compatible proxy that makes any model check its facts before it answers."""

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from veridical.evals.catalogue import TASKS, entry
+from veridical.evals.cli import run
+from veridical.evals.records import Record
 from veridical.middleware import config
 from veridical.middleware.config import Settings, load_settings
 from veridical.middleware.config_template import config_template
@@ -21,6 +24,7 @@ STRATEGIES = (ROOT / "docs/strategies.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 API = (ROOT / "docs/api.md").read_text()
 README = (ROOT / "README.md").read_text()
+EVALS = (ROOT / "docs/evals.md").read_text()
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -77,3 +81,21 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in (part.partition(")")[0] for part in page.read_text().split("](")[1:]):
             if "://" not in target:
                 assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_its_file_and_its_parameters_are_documented(name: str) -> None:
+    task = entry(name).described()
+    assert f"| `{name}` | `{task['files'][0]}`" in EVALS
+    assert all(parameter in EVALS for parameter in task["parameters"])
+    assert all(value in EVALS for choices in task["choices"].values() for value in choices)
+
+
+def test_every_option_of_a_run_is_documented() -> None:
+    options = {name for option in run.params for name in option.opts if name.startswith("-")}
+    assert all(f"`{name}" in EVALS for name in options)
+
+
+@pytest.mark.parametrize("name", Record.model_fields)
+def test_every_field_of_a_record_is_documented(name: str) -> None:
+    assert f"`{name}`" in EVALS
