@@ -1,7 +1,7 @@
 """How many prompt tokens of a Chain-of-Verification run a prefix cache serves, and in a plain layout.
 
     veridical serve --port 8393
-    python benchmarks/prefix_cache.py [--url http://127.0.0.1:8393/v1] [--model local]
+    python benchmarks/prefix_cache.py [--url http://127.0.0.1:8393/v1] [--model local] [--questions 6]
 
 Runs `cove(variant=factor_revise)` on a few questions, one after the other, on a running proxy whose backend
 reports `prompt_tokens_details.cached_tokens` (llama.cpp does; vLLM with --enable-prompt-tokens-details), and
@@ -85,12 +85,12 @@ async def uncached_in_plain(
     return total
 
 
-async def main(url: str, model: str) -> None:
+async def main(url: str, model: str, questions: int) -> None:
     """Run, replay, print."""
     timeout = aiohttp.ClientTimeout(total=900)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         runs = []
-        for question in QUESTIONS:
+        for question in QUESTIONS[:questions]:
             found = await post(
                 session,
                 url,
@@ -133,5 +133,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--url", default="http://127.0.0.1:8393/v1")
     parser.add_argument("--model", default="local")
+    parser.add_argument("--questions", type=int, default=len(QUESTIONS))
     options = parser.parse_args()
-    asyncio.run(main(options.url, options.model))
+    asyncio.run(main(options.url, options.model, options.questions))
