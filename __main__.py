@@ -1,4 +1,4 @@
-"""The command line: `veridical serve`, `ask`, `strategies`, `index`, `eval`, `init`, `check-config`."""
+"""The command line: `veridical serve`, `ask`, `strategies`, `index`, `keys`, `eval` and others."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
 import click
 
+from veridical.middleware.access.commands import keys as keys_group
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import VeridicalError
 from veridical.strategies.registry import BUILT_IN, loaded_plugins, strategy_class
@@ -76,6 +77,8 @@ config_option = click.option(
 @click.option(
     "--wikipedia", is_flag=True, help="Live Wikipedia as a source of evidence; with --index, both fused."
 )
+@click.option("--keys", is_flag=True, help="Let in only the keys of `veridical keys`.")
+@click.option("--insecure", is_flag=True, help="Listen on another address than loopback without keys.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @_plainly
@@ -85,6 +88,8 @@ def serve(
     api_key_env: str | None,
     index: str | None,
     wikipedia: bool,
+    keys: bool,
+    insecure: bool,
     host: str | None,
     port: int | None,
 ) -> None:
@@ -93,9 +98,10 @@ def serve(
     from veridical.middleware.config import load_settings
     from veridical.server import serve as run
 
-    overrides: dict[str, Any] = {
-        "server": {k: v for k, v in (("host", host), ("port", port)) if v is not None}
-    }
+    server = {"host": host, "port": port, "insecure": insecure or None}
+    overrides: dict[str, Any] = {"server": {k: v for k, v in server.items() if v is not None}}
+    if keys:
+        overrides["auth"] = {"keys": True}
     if base_url:
         upstream = {"type": "http", "base_url": base_url, "api_key_env": api_key_env}
         overrides["backends"] = {"upstream": upstream}
@@ -117,8 +123,10 @@ def check_config(config: Path | None) -> None:
     from veridical.middleware.assembly import Assembly
     from veridical.middleware.checking import faults, warnings
     from veridical.middleware.config import load_settings
+    from veridical.server import check_exposure
 
     settings = load_settings(config)
+    check_exposure(settings)
     assembly = Assembly(settings)
     if settings.roles:
         from veridical.server import check_roles
@@ -137,6 +145,7 @@ def check_config(config: Path | None) -> None:
         click.echo(f"role {role}: {model}")
     click.echo(f"default strategy: {settings.default_strategy}")
     click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
+    click.echo(f"keys: {'required' if settings.auth.required else 'none needed'}")
     click.echo(f"listens on {settings.server.host}:{settings.server.port}")
     for warning in (*warnings(settings), *loaded_plugins()[1]):
         click.echo(f"warning: {warning}", err=True)
@@ -207,6 +216,12 @@ def _show_strategies(found: list[dict[str, Any]]) -> None:
         for option in each["options"]:
             choices = f" ({' | '.join(map(str, option['choices']))})" if option["choices"] else ""
             click.echo(f"  {option['name']}={option['default']}{choices}: {option['description']}")
+
+
+for _command in keys_group.commands.values():
+    assert _command.callback is not None  # noqa: S101 - each is made from a function
+    _command.callback = _plainly(_command.callback)
+main.add_command(keys_group)
 
 
 @main.group()

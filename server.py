@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
@@ -16,14 +17,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from veridical.middleware import passthrough
+from veridical.middleware.access.gate import Gate, may_use
 from veridical.middleware.assembly import Assembly
-from veridical.middleware.auth import ClientKeys
+from veridical.middleware.auth import ClientKeys, key_of
 from veridical.middleware.config import Settings
 from veridical.middleware.errors import error_response, error_type
 from veridical.middleware.openapi import CHAT_DOCUMENTATION
 from veridical.middleware.passthrough import Passthrough, forwarded
 from veridical.middleware.responding import Receive, Scope, Send
-from veridical.strategies.errors import NotFound, VeridicalError
+from veridical.strategies.errors import ConfigError, NotFound, VeridicalError
 
 
 class Answer(Response):
@@ -58,12 +60,17 @@ def create_app(settings: Settings) -> Any:
     _add_routes(app, assembly)
     _add_error_handlers(app)
     wrapped: Any = Passthrough(app, assembly)
-    return ClientKeys(wrapped, assembly.client_keys) if assembly.client_keys else wrapped
+    return ClientKeys(wrapped, assembly.gate.directory) if assembly.gate else wrapped
 
 
 def _add_routes(app: FastAPI, assembly: Assembly) -> None:
-    def headers(request: Request) -> dict[str, str]:
-        return forwarded(dict(request.headers), assembly.forwards_credentials)
+    async def listed_for(request: Request) -> list[dict[str, Any]]:
+        headers = forwarded(dict(request.headers), assembly.forwards_credentials)
+        key = key_of(request.scope)
+        if key is None:
+            return await assembly.router.models(headers, assembly.advertised)
+        usable = [name for name in assembly.advertised if may_use(key, assembly.pipelines.read(name))]
+        return await assembly.router.models(headers, usable, key.allows_model)
 
     @app.post(passthrough.CHAT_PATH, openapi_extra=CHAT_DOCUMENTATION, response_class=JSONResponse)
     async def chat_completions(request: Request) -> Response:
@@ -72,17 +79,19 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
-        """Every model, and every model with each advertised strategy."""
-        listed = await assembly.router.models(headers(request), assembly.advertised)
-        return {"object": "list", "data": listed}
+        """Every model, and every model with each advertised strategy, that the key may use."""
+        return {"object": "list", "data": await listed_for(request)}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, Any]:
         """One model of the list."""
-        listed = {m["id"]: m for m in await assembly.router.models(headers(request), assembly.advertised)}
+        listed = {model["id"]: model for model in await listed_for(request)}
         if name not in listed:
             raise NotFound("model", name, listed, param="model")
         return listed[name]
+
+    if assembly.gate:
+        _add_usage(app, assembly.gate)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -96,6 +105,15 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
         return JSONResponse(
             {"ready": any(found.values()), "backends": found}, 200 if any(found.values()) else 503
         )
+
+
+def _add_usage(app: FastAPI, gate: Gate) -> None:
+    @app.get("/v1/usage")
+    async def usage(request: Request) -> dict[str, Any]:
+        """What the key has used, by day, model and strategy; to an admin's key, what every key has."""
+        key = key_of(request.scope)
+        assert key is not None  # noqa: S101 - nobody gets here without
+        return await gate.report(key, request.query_params)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -127,12 +145,37 @@ async def check_roles(settings: Settings) -> None:
         await assembly.close()
 
 
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen where others can reach us, without keys, unless told to.
+
+    Raises:
+        ConfigError: says what can be done.
+    """
+    host = settings.server.host
+    if settings.auth.required or settings.server.insecure or is_loopback(host):
+        return
+    raise ConfigError(
+        f"On {host or 'all addresses'} everybody who reaches this machine could use the proxy and the keys "
+        "of its backends. Require keys (auth.keys or auth.client_keys_env), or say --insecure."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; a name other than localhost may lead anywhere."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def serve(settings: Settings) -> None:
     """Listen and serve until a signal stops it.
 
     Raises:
-        ConfigError: the settings name something that is not there.
+        ConfigError: the settings name something that is not there, or would open the proxy to others
+            without keys.
     """
+    check_exposure(settings)
     logging.basicConfig(
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 
+from veridical.middleware.access.gate import Gate
 from veridical.middleware.backends.engines import EngineProcess, EngineSpec
 from veridical.middleware.backends.local import local_engine, vllm_engine
 from veridical.middleware.backends.openai_http import OpenAIBackend
@@ -17,6 +17,7 @@ from veridical.middleware.config import (
     LocalBackendSettings,
     Settings,
     VllmBackendSettings,
+    secret,
 )
 from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
@@ -39,7 +40,7 @@ class Assembly:
         self.settings = settings
         self.engines: list[EngineProcess] = []
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.client_keys = [secret(name) for name in settings.auth.client_keys_env]
+        self.gate = Gate(settings) if settings.auth.required else None
         check_role_names(settings.roles)
         self.sources = sources(settings.retrievers, secret)
         self.domains = domains(settings)
@@ -70,7 +71,7 @@ class Assembly:
     @property
     def forwards_credentials(self) -> bool:
         """Whether a client's own credentials may reach a backend: never where it has one of our keys."""
-        return not self.client_keys
+        return self.gate is None
 
     def session(self, *, pooled: bool = True) -> aiohttp.ClientSession:
         """The one connection pool, or a session whose connections serve once; made on first use,
@@ -127,18 +128,24 @@ class Assembly:
                 log.warning("the model of role %r could not be looked up: %s", role, error.message)
 
     async def open(self) -> None:
-        """Start the supervised engines; returns before they are ready."""
+        """Open the gate's database and start the supervised engines; returns before these are ready."""
+        if self.gate:
+            await self.gate.open()
         for engine in self.engines:
             await engine.start()
 
     async def close(self) -> None:
-        """Stop the engines, close the sources and the connections."""
-        for engine in self.engines:
-            await engine.stop()
-        for source in {id(each): each for each in self.sources.values()}.values():
-            await source.close()
-        for session in self._sessions.values():
-            await session.close()
+        """Write what was used; stop the engines, close the sources and the connections."""
+        try:
+            if self.gate:
+                await self.gate.close()
+        finally:
+            for engine in self.engines:
+                await engine.stop()
+            for source in {id(each): each for each in self.sources.values()}.values():
+                await source.close()
+            for session in self._sessions.values():
+                await session.close()
 
     def _mount(self, name: str) -> Mounted:
         match self.settings.backends[name]:
@@ -224,15 +231,3 @@ def _names(models: dict[str, str] | tuple[str, ...]) -> dict[str, str]:
 
 def _constantly(url: str) -> Callable[[], str]:
     return lambda: url
-
-
-def secret(variable: str) -> str:
-    """The secret in an environment variable.
-
-    Raises:
-        ConfigError: it is not set; names the variable, never a value.
-    """
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise ConfigError(f"The environment variable {variable} is not set, and the configuration needs it.")
-    return value

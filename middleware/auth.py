@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
 from typing import Any
 
-from veridical.middleware.errors import Unauthorized
+from veridical.middleware.access.directory import Directory
+from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.responding import Receive, Scope, Send, respond_error
+from veridical.strategies.errors import VeridicalError
 
 
 class ClientKeys:
-    """Wraps the app. Lets /v1 requests in that carry one of the keys as a bearer token.
+    """Wraps the app. Lets /v1 requests in that carry a valid key as a bearer token, and says whose."""
 
-    Digests are compared in constant time, and all of them, so that timing tells nothing.
-    """
-
-    def __init__(self, app: Any, keys: Sequence[str]) -> None:
-        self.app = app
-        self._digests = [_digest(key.encode()) for key in keys]
+    def __init__(self, app: Any, directory: Directory) -> None:
+        self.app, self.directory = app, directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1") and not self._knows(scope):
-            error = Unauthorized("A valid API key is required: 'Authorization: Bearer KEY'.")
-            await respond_error(error, [], send)
-            return
+        if scope["type"] == "http" and scope["path"].startswith("/v1"):
+            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+            try:
+                key = await self.directory.find(given)
+            except VeridicalError as error:
+                await respond_error(error, [], send)
+                return
+            scope.setdefault("state", {})["key"] = key
         await self.app(scope, receive, send)
 
-    def _knows(self, scope: Scope) -> bool:
-        found = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, key = found.partition(b" ")
-        given = _digest(key.strip())
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
 
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def key_of(scope: Scope) -> ApiKey | None:
+    """The key that a request was let in with; None where none is needed."""
+    found: ApiKey | None = scope.get("state", {}).get("key")
+    return found

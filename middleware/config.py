@@ -43,6 +43,7 @@ class ServerSettings(Section):
     max_n: int = Field(16, ge=1, le=128, description="Largest `n` with a strategy; each choice is a run.")
     shutdown_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level to log.")
+    insecure: bool = Field(False, description="Listen on another address than loopback without keys.")
 
 
 class BudgetSettings(Section):
@@ -56,12 +57,31 @@ class BudgetSettings(Section):
 
 
 class AuthSettings(Section):
-    """Who may use the proxy."""
+    """Who may use the proxy; without any key it is open to all who reach it."""
 
     client_keys_env: tuple[str, ...] = Field(
-        (),
-        description="Environment variables that each hold one client key; none = open to all who reach it.",
+        (), description="Environment variables that each hold one client key, without limits."
     )
+    keys: bool = Field(False, description="Let in the keys of `veridical keys`; keep their limits and usage.")
+    refresh_s: float = Field(2.0, gt=0, le=300, description="Seconds between looks for new and revoked keys.")
+
+    @property
+    def required(self) -> bool:
+        """Whether a client needs a key."""
+        return self.keys or bool(self.client_keys_env)
+
+
+class StateSettings(Section):
+    """Where keys and usage are kept, and limits shared; opened only where they are used."""
+
+    path: str = Field("~/.local/state/veridical/state.sqlite", description="SQLite file.")
+    database_url_env: str | None = Field(
+        None, description="Environment variable with a postgresql:// URL, in the place of the file."
+    )
+    redis_url_env: str | None = Field(
+        None, description="Environment variable with a redis:// URL: limits shared by several replicas."
+    )
+    flush_s: float = Field(1.0, gt=0, le=300, description="Seconds between writes of usage.")
 
 
 class HttpBackendSettings(Section):
@@ -167,6 +187,7 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     budget: BudgetSettings = BudgetSettings()
     auth: AuthSettings = AuthSettings()
+    state: StateSettings = StateSettings()
     roles: dict[str, str] = Field(
         {},
         description="Models for roles (generator, verifier, examiner, critic, judge, agent1, …); "
@@ -225,6 +246,18 @@ def load_settings(
         raise ConfigError(where + "; ".join(_explained(error) for error in wrong.errors())) from None
 
 
+def secret(variable: str) -> str:
+    """The secret in an environment variable.
+
+    Raises:
+        ConfigError: it is not set; names the variable, never a value.
+    """
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise ConfigError(f"The environment variable {variable} is not set, and the configuration needs it.")
+    return value
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -256,7 +289,8 @@ def _flagged_first(retrievers: dict[str, Any], flagged: list[str]) -> dict[str, 
 def _from_environment(environment: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings from VERIDICAL_* variables: the short names, and VERIDICAL_SECTION_KEY."""
     known = {**SHORT_VARIABLES, **{_variable(path): path for path in setting_paths()}}
-    named_by_config = {text for text in _texts(values) if text.startswith("VERIDICAL_")}
+    named = {*_texts(values), *(environment[name] for name in known.keys() & environment.keys())}
+    named_by_config = {text for text in named if text.startswith("VERIDICAL_")}
     found: dict[str, Any] = {}
     backends = values.get("backends", {"local": {}})
     has_local = isinstance(backends, Mapping) and "local" in backends
@@ -294,10 +328,20 @@ def _variable(path: tuple[str, ...]) -> str:
 
 def setting_paths() -> list[tuple[str, ...]]:
     """Every scalar setting outside the backends, as a path of keys."""
-    sections: dict[str, type[Section]] = {"server": ServerSettings, "budget": BudgetSettings}
+    sections: dict[str, type[Section]] = {
+        "server": ServerSettings,
+        "budget": BudgetSettings,
+        "auth": AuthSettings,
+        "state": StateSettings,
+    }
     return [
         ("default_strategy",),
-        *((name, key) for name, section in sections.items() for key in section.model_fields),
+        *(
+            (name, key)
+            for name, section in sections.items()
+            for key, field in section.model_fields.items()
+            if not isinstance(field.default, tuple)
+        ),
     ]
 
 

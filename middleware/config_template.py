@@ -14,6 +14,7 @@ from veridical.middleware.config import (
     LocalBackendSettings,
     ServerSettings,
     Settings,
+    StateSettings,
     VllmBackendSettings,
 )
 from veridical.middleware.retriever_config import (
@@ -81,6 +82,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "server": ServerSettings,
     "budget": BudgetSettings,
     "auth": AuthSettings,
+    "state": StateSettings,
 }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,41 @@ class Unauthorized(VeridicalError):
     code = "invalid_api_key"
 
 
+class NotAllowed(VeridicalError):
+    """The client's key may not do this."""
+
+    code = "not_allowed"
+
+
+class NothingKept(VeridicalError):
+    """What is asked for is not kept by a server with these settings."""
+
+    code = "not_found"
+
+
+class StateUnavailable(VeridicalError):
+    """The database of keys and usage does not answer, or refuses; the message never holds its address."""
+
+    code = "state_unavailable"
+
+
+class RateLimited(VeridicalError):
+    """A limit per minute of the client's key is in the way: of `requests` or of `tokens`, for `wait_s`
+    seconds. `headers` tell how the limits stand."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, of: str, wait_s: float, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__(message)
+        self.of, self.wait_s, self.headers = of, wait_s, headers
+
+
+class QuotaExhausted(VeridicalError):
+    """The month's token budget of the client's key is used up."""
+
+    code = "insufficient_quota"
+
+
 class ClientDisconnected(Exception):
     """The client went away: there is nobody to answer."""
 
@@ -50,7 +86,12 @@ STATUS: Mapping[type[VeridicalError], int] = {
     BodyTooLarge: 413,
     InvalidRequest: 400,
     Unauthorized: 401,
+    NotAllowed: 403,
+    RateLimited: 429,
+    QuotaExhausted: 429,
+    StateUnavailable: 503,
     NotFound: 404,
+    NothingKept: 404,
     BackendRefused: 502,  # its own status is passed on where it had one
     BackendRateLimited: 429,
     BackendFailed: 502,
@@ -98,7 +139,10 @@ def error_object(error: BaseException) -> tuple[int, dict[str, Any]]:
     status = status_of(error)
     if isinstance(error, BackendError) and error.body and status < 500:
         return status, {**_object(error.message, status, None, error.code), **error.body}
-    return status, _object(error.message, status, error.param, error.code)
+    found = _object(error.message, status, error.param, error.code)
+    if isinstance(error, RateLimited | QuotaExhausted):  # OpenAI's `type` says which limit it was
+        found["type"] = error.of if isinstance(error, RateLimited) else error.code
+    return status, found
 
 
 def _place(error: BaseException) -> str:
@@ -118,4 +162,10 @@ def error_response(error: BaseException) -> tuple[int, list[tuple[bytes, bytes]]
         headers.append((b"retry-after", error.retry_after.encode("latin-1", "replace")))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, RateLimited):
+        headers += error.headers
+        headers.append((b"retry-after", b"%d" % math.ceil(error.wait_s)))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(error.wait_s * 1000)))
+    if isinstance(error, QuotaExhausted):
+        headers.append((b"x-should-retry", b"false"))  # the official SDKs would try a 429 again
     return status, headers, orjson.dumps({"error": found})

@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 
+from veridical.middleware.access.gate import check_strategy
+from veridical.middleware.access.metering import Meter
+from veridical.middleware.access.tally import Tally, asked_tokens, spent_by
 from veridical.middleware.assembly import Assembly
+from veridical.middleware.auth import key_of
 from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend, next_bytes, serialised
 from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object, log
 from veridical.middleware.pipeline import Run
@@ -63,6 +67,7 @@ class ChatCall:
     route: Route
     strategy: Strategy
     headers: Mapping[str, str]
+    meter: Meter | None = None
 
 
 class Passthrough:
@@ -98,20 +103,36 @@ class Passthrough:
     async def _serve(
         self, request_id: str, raw: bytes, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        call = await self._understand(request_id, raw, scope)
+        call = await self._admitted(await self._understand(request_id, raw, scope), scope)
         headers.append((b"x-veridical-backend", call.route.mounted.name.encode()))
         http = call.route.mounted.http
-        if http and relayable(call):
-            await relay(http, call, raw, headers, send)
-        else:
-            scope.setdefault("state", {})["chat"] = call
-            await self.app(scope, receive, send)
+        try:
+            if http and relayable(call):
+                headers += call.meter.headers if call.meter else ()
+                await relay(http, call, raw, headers, send)
+            else:
+                scope.setdefault("state", {})["chat"] = call
+                await self.app(scope, receive, send)
+        finally:
+            if call.meter:
+                call.meter.close()
+
+    async def _admitted(self, call: ChatCall, scope: Scope) -> ChatCall:
+        """The call with its meter, where its key has one."""
+        key, gate = key_of(scope), self.assembly.gate
+        if key is None or gate is None:
+            return call
+        check_strategy(key, call.strategy)
+        tokens = asked_tokens(call.request.body)
+        return replace(call, meter=await gate.admit(key, call.route.name, call.strategy, tokens))
 
     async def _understand(self, request_id: str, raw: bytes, scope: Scope) -> ChatCall:
         found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request = read_body(raw, found.get(STRATEGY_HEADER))
         headers = forwarded(found, self.assembly.forwards_credentials)
-        route = await self.assembly.router.resolve(request.model, headers)
+        key = key_of(scope)
+        visible = [key.allows_model] if key and key.models else []
+        route = await self.assembly.router.resolve(request.model, headers, *visible)
         pipelines = self.assembly.pipelines
         if request.asked is not None:
             strategy = pipelines.build(request.asked)
@@ -182,14 +203,29 @@ async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Header
     Raises:
         BackendError: no answer began; nothing has been sent.
     """
+    if call.meter is None:
+        await _relay(http, call, raw, headers, send)
+        return
+    tally = Tally(send)
+    try:
+        await _relay(http, call, raw, headers, tally)
+    except BackendError:
+        tally.failed()
+        raise
+    finally:
+        call.meter.spend(tally.spending(call.request.body))
+
+
+async def _relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Headers, send: Send) -> None:
     body, stream = relayed_body(call, raw), call.request.stream
     response = await http.send("POST", "/chat/completions", body, call.headers, stream=stream)
+    ours = {name.decode() for name, _ in headers}  # our limits, not those that we have with the backend
     try:
         refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
         passed = [
             (name.lower().encode("latin-1"), http.unkeyed(value.encode("latin-1")))
             for name, value in response.headers.items()
-            if name.lower() not in _HOP
+            if name.lower() not in _HOP and name.lower() not in ours
         ]
         if refusal is not None:
             await respond(send, response.status, [*passed, *headers], refusal)
@@ -248,8 +284,10 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
     headers: Headers = [
         (b"x-veridical-id", call.id.encode()),
         (b"x-veridical-backend", call.route.mounted.name.encode()),
+        *(call.meter.headers if call.meter else ()),
     ]
     direct = str(call.strategy) == "direct"
+    limits = assembly.settings.limits
     try:
         check_n(call.request, assembly.settings.server.max_n)
         if not direct:
@@ -264,17 +302,22 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             call.request,
             route,
             call.strategy,
-            assembly.settings.limits,
+            call.meter.lowered(limits) if call.meter else limits,
             call.headers,
             roles,
             assembly.sources,
             assembly.domains,
             traced,
         )
-        if call.request.stream:
-            stream = EventStream(run, headers, send, assembly.settings.server.heartbeat_s)
-            await stream()
-        else:
-            await respond_whole(run, headers, send)
+        try:
+            if call.request.stream:
+                stream = EventStream(run, headers, send, assembly.settings.server.heartbeat_s)
+                await stream()
+            else:
+                await respond_whole(run, headers, send)
+        finally:
+            if call.meter:
+                calls = (each for choice in run.choices for each in choice.trace.made)
+                call.meter.spend(spent_by(calls))
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
         await respond_error(error, headers, send)

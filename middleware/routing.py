@@ -20,6 +20,8 @@ MAX_LISTS = 256
 READ_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
+#: Whether a client may see a backend's model: (backend, model). What it may not see is not there for it.
+Visible = Callable[[str, str], bool]
 #: A longer name is no MODEL+STRATEGY; reading it in every way would take long.
 MAX_NAME = 2_000
 
@@ -132,26 +134,34 @@ class Router:
     def __init__(self, mounted: Sequence[Mounted]) -> None:
         self.mounted = list(mounted)
 
-    async def resolve(self, name: str, headers: Mapping[str, str]) -> Route:
-        """The route of a requested model name.
+    async def resolve(
+        self, name: str, headers: Mapping[str, str], visible: Visible = lambda backend, model: True
+    ) -> Route:
+        """The route of a requested model name among the models that are visible.
 
         Raises:
             NotFound: no backend serves it, with the nearest names.
             BackendError: a backend that might serve it cannot be asked.
         """
-        routes, failed = await self._routes(name, headers, newer_than=0.0)
+        routes, failed = await self._routes(name, headers, visible, newer_than=0.0)
         if routes is None:
-            routes, failed = await self._routes(name, headers, newer_than=time.monotonic() - REREAD_S)
+            newer_than = time.monotonic() - REREAD_S
+            routes, failed = await self._routes(name, headers, visible, newer_than=newer_than)
         if routes is not None:
             return routes
         if failed:
             raise failed
-        known = [known for mounted in self.mounted for known in await mounted.models(headers)]
+        known = [
+            model
+            for mounted in self.mounted
+            for model in await mounted.models(headers)
+            if visible(mounted.name, model)
+        ]
         _, plus, suffix = name.partition("+")
         raise NotFound("model", name, [model + plus + suffix for model in known], param="model")
 
     async def _routes(
-        self, name: str, headers: Mapping[str, str], *, newer_than: float
+        self, name: str, headers: Mapping[str, str], visible: Visible, *, newer_than: float
     ) -> tuple[Route | None, BackendError | None]:
         failed: BackendError | None = None
         tables: list[tuple[Mounted, dict[str, dict[str, Any]]]] = []
@@ -163,12 +173,17 @@ class Router:
         for model, suffix in splits(name):
             for mounted, table in tables:
                 for known in (model, model.removeprefix(f"{mounted.name}/")):
-                    if known in table:
+                    if known in table and visible(mounted.name, known):
                         return Route(mounted, mounted.upstream(known), known, suffix), failed
         return None, failed
 
-    async def models(self, headers: Mapping[str, str], strategies: Sequence[str]) -> list[dict[str, Any]]:
-        """Every model, and every model with each of `strategies`, as OpenAI model objects.
+    async def models(
+        self,
+        headers: Mapping[str, str],
+        strategies: Sequence[str],
+        visible: Visible = lambda backend, model: True,
+    ) -> list[dict[str, Any]]:
+        """Every visible model, and each with each of `strategies`, as OpenAI model objects.
 
         Raises:
             BackendError: no backend could be asked.
@@ -183,6 +198,8 @@ class Router:
                 failed = error
                 continue
             for name, model in found.items():
+                if not visible(mounted.name, name):
+                    continue
                 listed.setdefault(name, model)
                 for strategy in strategies:
                     listed.setdefault(f"{name}+{strategy}", {**model, "id": f"{name}+{strategy}"})

@@ -9,6 +9,7 @@ import pytest
 
 from veridical.middleware.config import Settings
 from veridical.tests.proxy import Proxy, running_proxy
+from veridical.tests.servers import Server, running_postgres, running_redis
 from veridical.tests.upstream import Upstream, running_upstream
 
 hypothesis.settings.register_profile("veridical", deadline=None, database=None)
@@ -47,6 +48,18 @@ def serve(upstream: Upstream) -> Iterator[Serve]:
     """Starts a proxy with other settings: `backend` for the upstream's own, the rest at the top."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(running_proxy(settings_before(upstream, **settings)))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Server]:
+    with running_redis() as server:
+        yield server
 
 
 def settings_before(

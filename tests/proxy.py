@@ -104,10 +104,11 @@ class Proxy:
         return self.request("POST", CHAT, default if body is None else body, headers)
 
     @contextmanager
-    def open(self, **fields: Any) -> Iterator[socket.socket]:
+    def open(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Iterator[socket.socket]:
         """A chat request sent on a bare socket; leaving the block is a client that goes away."""
         body = json.dumps({"model": "m1", "messages": [{"role": "user", "content": "hello"}], **fields})
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\n\r\n"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: proxy\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall((head + body).encode())
             yield connection

@@ -11,6 +11,7 @@ from veridical.evals.catalogue import TASKS, entry
 from veridical.evals.cli import run
 from veridical.evals.records import Record
 from veridical.middleware import config
+from veridical.middleware.access.commands import keys
 from veridical.middleware.config import Settings, load_settings
 from veridical.middleware.config_template import config_template
 from veridical.middleware.protocol import BudgetRequest, Controls
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 STRATEGIES = (ROOT / "docs/strategies.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 API = (ROOT / "docs/api.md").read_text()
+ACCESS = (ROOT / "docs/access.md").read_text()
 README = (ROOT / "README.md").read_text()
 EVALS = (ROOT / "docs/evals.md").read_text()
 
@@ -50,7 +52,7 @@ def sections(of: type[Section] = Section) -> list[type[Section]]:
 
 @pytest.mark.parametrize("section", sections())
 def test_every_setting_is_documented(section: type[Section]) -> None:
-    nested = {"server", "budget", "auth", "roles", "pipelines", "backends", "retrievers", "domains"}
+    nested = {"server", "budget", "auth", "state", "roles", "pipelines", "backends", "retrievers", "domains"}
     for key in section.model_fields:
         if key == "type" or (section is Settings and key in nested):
             continue
@@ -62,9 +64,20 @@ def test_every_request_field_is_documented(model: type[Controls] | type[BudgetRe
     assert all(name in API for name in model.model_fields)
 
 
-def test_every_endpoint_status_and_verdict_is_documented() -> None:
-    app = create_app(Settings(backends={"x": config.HttpBackendSettings(base_url="http://127.0.0.1:9/v1")}))
-    paths = {path.replace("{name:path}", "{name}") for path in app.app.openapi()["paths"]}
+def test_every_option_of_keys_create_is_documented() -> None:
+    options = [name for option in keys.commands["create"].params for name in option.opts]
+    assert "--requests-per-minute" in options
+    assert all(f"`{name}`" in ACCESS for name in options if name not in ("--config", "--json"))
+
+
+def test_every_endpoint_status_and_verdict_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk")
+    backend = config.HttpBackendSettings(base_url="http://127.0.0.1:9/v1")
+    app = create_app(
+        Settings(backends={"x": backend}, auth=config.AuthSettings(client_keys_env=("SOME_KEY",)))
+    )
+    paths = {path.replace("{name:path}", "{name}") for path in app.app.app.openapi()["paths"]}
+    assert "/v1/usage" in paths
     assert all(path in API for path in paths)
     assert all(f"`{status}`" in API for status in Status)
     assert all(f"`{verdict}`" in STRATEGIES for verdict in Verdict)

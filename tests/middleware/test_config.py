@@ -117,6 +117,7 @@ def test_variables_of_clients_are_theirs_and_an_unknown_one_is_told(capsys):
 
 def test_a_variable_that_the_configuration_names_is_no_unknown_setting(capsys):
     load("[auth]\nclient_keys_env = ['VERIDICAL_CLIENT_KEY']", VERIDICAL_CLIENT_KEY="sk")
+    load(VERIDICAL_STATE_REDIS_URL_ENV="VERIDICAL_REDIS_URL", VERIDICAL_REDIS_URL="redis://x")
     assert capsys.readouterr().err == ""
 
 
@@ -127,7 +128,8 @@ def test_every_scalar_setting_has_its_variable():
         for key in path:
             value = getattr(value, key)
         variable = "_".join(("VERIDICAL", *path)).upper()
-        assert load(**{variable: str(value)}) == defaults
+        loaded = load(**{variable: "X" if value is None else str(value)})
+        assert (loaded == defaults) is (value is not None)
 
 
 def test_the_written_template_loads_and_equals_the_defaults():

@@ -1,0 +1,1 @@
+"""Access: who may use the proxy, how much, and what they have used."""

@@ -1,0 +1,1 @@
+"""What outlives a request, behind one small interface: an SQLite file, or PostgreSQL."""

@@ -1,0 +1,124 @@
+"""Two processes that share PostgreSQL and Redis: one set of keys, limits, budgets and usage."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from veridical.tests.access.conftest import bearer, id_of, keys_command
+from veridical.tests.answers import Say
+from veridical.tests.proxy import Proxy, wait_until
+from veridical.tests.servers import free_port, listens
+from veridical.tests.upstream import SYDNEY
+
+WRONG, RIGHT = "The capital of Australia is Sydney.", "The capital of Australia is Canberra."
+
+
+@pytest.fixture
+def shared(postgres, redis, monkeypatch):
+    """The environment of a fleet: the command makes its keys there too."""
+    monkeypatch.delenv("VERIDICAL_STATE_PATH")
+    monkeypatch.setenv("STATE_URL", postgres.url)
+    monkeypatch.setenv("LIMITS_URL", redis.url)
+    monkeypatch.setenv("VERIDICAL_STATE_DATABASE_URL_ENV", "STATE_URL")
+    monkeypatch.setenv("VERIDICAL_STATE_REDIS_URL_ENV", "LIMITS_URL")
+    monkeypatch.setenv("VERIDICAL_STATE_FLUSH_S", "0.2")
+
+
+@pytest.fixture
+def fleet(upstream, shared):
+    with ExitStack() as stack:
+        yield [stack.enter_context(replica(upstream, number)) for number in range(2)]
+
+
+@contextmanager
+def replica(upstream, number):
+    proxy = Proxy(free_port())
+    command = [sys.executable, "-m", "veridical", "serve", "--keys", "--base-url", upstream.url]
+    with (
+        Path(f"log{number}").open("wb") as log,
+        subprocess.Popen([*command, "--port", str(proxy.port)], stdout=log, stderr=log) as child,
+    ):
+        try:
+            wait_until(lambda: listens(proxy.port), 60)
+            yield proxy
+        finally:
+            proxy.close()
+            child.terminate()
+            child.wait(20)
+
+
+def statuses(fleet, key, count, **fields):
+    """Requests at once, dealt out over the fleet."""
+    with ThreadPoolExecutor(count) as pool:
+        chats = [pool.submit(fleet[i % len(fleet)].chat, headers=bearer(key), **fields) for i in range(count)]
+        return Counter(chat.result().status for chat in chats)
+
+
+def test_a_fleet_shares_keys_limits_budgets_and_usage(fleet, create, upstream):
+    upstream.cove(WRONG, SYDNEY, final=RIGHT)
+    key = create()
+    for proxy in fleet:
+        assert proxy.chat(headers=bearer(key)).status == 200
+        assert proxy.chat(model="m1+cove", stream=True, headers=bearer(key)).status == 200
+    calls = len(upstream.chats)
+
+    def everywhere():
+        found = [proxy.request("GET", "/v1/usage", headers=bearer(key)).json["total"] for proxy in fleet]
+        return [(total["requests"], total["calls"]) for total in found] == [(4, calls)] * 2
+
+    wait_until(everywhere, 10)
+
+    assert statuses(fleet, create(requests_per_minute=7), 24) == {200: 7, 429: 17}
+    upstream.on(draft=Say("hi", delay=0.5, prompt_tokens=6, completion_tokens=94))
+    assert statuses(fleet, create(tokens_per_minute=1000), 24, max_tokens=94) == {200: 10, 429: 14}
+    spender = create(tokens_per_month=300)
+    assert statuses(fleet, spender, 12, max_tokens=94) == {200: 3, 429: 9}
+    codes = {proxy.chat(headers=bearer(spender)).error["code"] for proxy in fleet}
+    assert codes == {"insufficient_quota"}
+
+    revoked_at = time.monotonic()
+    assert keys_command("revoke", id_of(key)).exit_code == 0
+    wait_until(lambda: {proxy.chat(headers=bearer(key)).status for proxy in fleet} == {401}, 20)
+    assert time.monotonic() - revoked_at < 10  # 2 s by the settings; the rest is a busy machine
+    assert "pg-secret" not in Path("log0").read_text()
+
+
+def test_a_key_is_shown_and_listed_from_the_shared_database(shared, create):
+    name = secrets.token_hex(4)
+    key = create(name=name)
+    listed = json.loads(keys_command("list", "--json").stdout)
+    assert [each["id"] for each in listed if each["name"] == name] == [id_of(key)]
+    assert not list(Path().glob("*.sqlite"))
+
+
+def test_while_the_database_is_down_known_keys_work_and_unknown_ones_wait(
+    guarded, create, upstream, postgres, shared, caplog
+):
+    upstream.on(draft=Say("hi"))
+    key, urls = create(), {"database_url_env": "STATE_URL", "redis_url_env": "LIMITS_URL", "flush_s": 0.1}
+    proxy = guarded(state=urls)
+    assert proxy.chat(headers=bearer(key)).status == 200
+    postgres.stop()
+    try:
+        wait_until(lambda: "those known last stay valid" in caplog.text, 20)
+        assert proxy.chat(headers=bearer(key)).status == 200
+        unknown = proxy.chat(headers=bearer("vrd_unknown7_00"))
+        assert (unknown.status, unknown.error["code"]) == (503, "state_unavailable")
+        assert proxy.chat(headers=bearer("sk-no-key-of-ours")).status == 401
+    finally:
+        postgres.start()
+    wait_until(lambda: "the keys can be read again" in caplog.text, 20)
+    wait_until(lambda: proxy.request("GET", "/v1/usage", headers=bearer(key)).status == 200, 20)
+    total = proxy.request("GET", "/v1/usage", headers=bearer(key)).json["total"]
+    assert total["requests"] == 2
+    assert "pg-secret" not in caplog.text
+    assert os.environ["STATE_URL"] not in caplog.text
