@@ -50,7 +50,7 @@ def vote(reply: str) -> str | None:
 
 @scorer(metrics=EVERY_FIGURE)
 def overlap() -> Scorer:
-    """Answer EM and F1; where the endpoint retrieved, also how the cited pages meet the gold pages.
+    """Answer EM and F1; in the open setting also how the cited pages meet the gold pages.
 
     A citation names a page, not a sentence, so supporting facts are compared by title.
     """
@@ -59,9 +59,9 @@ def overlap() -> Scorer:
         said = short_answer(state.output.completion)
         found = hotpot_answer(said or "", target.text)
         figures = {"em": found.em, "f1": found.f1}
-        cited, gold = account(state).get("cited"), state.metadata["gold_titles"]
-        if cited is not None and gold:
-            facts = supporting_facts(cited, gold)
+        gold = state.metadata["gold_titles"]
+        if state.metadata["open"] and gold:  # always then: an answer that cites nothing has missed them
+            facts = supporting_facts(account(state).get("cited") or (), gold)
             both = joint(found, facts)
             figures |= {"sp_em": facts.em, "sp_f1": facts.f1, "joint_em": both.em, "joint_f1": both.f1}
         return graded(figures, said)
@@ -80,6 +80,7 @@ def _sample(row: Row, setting: str) -> Sample:
         target=row["answer"],
         tags=[row["type"]],
         gold_titles=_gold_titles(row),
+        open=setting == "open",
     )
 
 

@@ -107,10 +107,12 @@ def test_cited_pages_are_scored_as_supporting_facts(run, out, upstream):
         support = [{"start": 0, "end": 5, "evidence": list(ids)}]
         return Say("Amber [1]", extra={"veridical": {"evidence": evidence, "support": support}})
 
-    upstream.on(draft=cites("p0", "p2"))
-    run("run", "hotpotqa", "--limit", 1)
-    (record,) = records(out)
-    assert record.scores == {"em": 1, "f1": 1, "sp_em": 0, "sp_f1": 0.5, "joint_em": 0, "joint_f1": 0.5}
+    upstream.on(draft=[cites("p0", "p2"), Say("Amber")])
+    run("run", "hotpotqa", "-T", "setting=open", "--limit", 2, "--max-connections", 1)
+    cited, silent = records(out)
+    assert cited.scores == {"em": 1, "f1": 1, "sp_em": 0, "sp_f1": 0.5, "joint_em": 0, "joint_f1": 0.5}
+    assert (silent.scores["sp_f1"], silent.scores["joint_f1"]) == (0, 0)
+    assert silent.scores.keys() == cited.scores.keys()
 
 
 JUDGE = ("--judge", "the-judge")

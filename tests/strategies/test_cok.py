@@ -274,7 +274,7 @@ def test_a_failed_sparql_query_is_empty_knowledge() -> None:
 
 def test_on_what_another_strategy_made_its_rationales_are_corrected_without_samples() -> None:
     backend = ScriptedBackend(
-        ("Answer the question from the numbered", "Otto Hahn built it [1]."),
+        ("Answer the question in words, from these", "Otto Hahn built it [1]."),
         (RECOUNT, chain("Otto Hahn", "Hahn was an architect.", "Hahn built it.")),
         (QUERY, "When?"),
         *adapting(),
