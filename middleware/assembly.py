@@ -23,10 +23,13 @@ from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.middleware.sources import sources
+from veridical.middleware.tools import configured_tools
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import BackendError, ConfigError, InvalidRequest, NotFound, shown
 from veridical.strategies.pipelines import Pipelines
 from veridical.strategies.registry import BUILT_IN, check_role_names, clashes, roles_used
+from veridical.strategies.tools import registry as tool_registry
+from veridical.strategies.tools.registry import make_tool
 
 
 class Assembly:
@@ -44,18 +47,20 @@ class Assembly:
         check_role_names(settings.roles)
         self.sources = sources(settings.retrievers, secret)
         self.domains = domains(settings)
+        self.tools = configured_tools(settings.tools, self.session, secret)
         self.pipelines = Pipelines(settings.pipelines)
         for name in self.pipelines.names:
             self._check_pipeline(name)
         self.pipelines.read(settings.default_strategy)
         self.advertised = self._advertised(settings.advertise)
-        for fault in clashes().values():
+        for fault in (*clashes().values(), *tool_registry.clashes().values()):
             log.warning("%s", fault)
         self.router = Router([self._mount(name) for name in settings.backends])
 
     def _check_pipeline(self, name: str) -> None:
         try:
             self.check_sources(self.pipelines.read(name))
+            self.check_tools(self.pipelines.read(name))
         except InvalidRequest as error:
             raise ConfigError(f"Pipeline {name!r}: {error.message}") from None
 
@@ -93,6 +98,17 @@ class Assembly:
         """
         for missing in sorted(strategy.sources - self.sources.keys()):
             raise no_source(missing, self.sources)
+
+    def check_tools(self, strategy: Strategy) -> None:
+        """Refuse a strategy whose tool is not there, before anything is spent; tools that need no
+        settings are made on first use.
+
+        Raises:
+            InvalidRequest: there is no such tool, or it is not installed.
+            ConfigError: another distribution's tool does not load; names the distribution.
+        """
+        for missing in sorted(strategy.tools - self.tools.keys()):
+            self.tools[missing] = make_tool(missing, self.tools)
 
     async def roles_of(self, strategy: Strategy, headers: Mapping[str, str]) -> dict[str, Route]:
         """Where the roles that a strategy uses are answered; other roles are not looked at.

@@ -177,6 +177,46 @@ class DomainSettings(Section):
     sources: tuple[str, ...] = Field(min_length=1, description="Retrievers that hold it, by name.")
 
 
+class PythonToolSettings(Section):
+    """The sandbox for programs that a model writes (extra `python-tool`)."""
+
+    type: Literal["python"] = Field("python", description="Kind of tool.")
+    seconds: float = Field(1.0, gt=0, le=60, description="Seconds that a program may run.")
+    memory_mb: int = Field(64, ge=8, le=4096, description="Megabytes that a program's values may take.")
+    output_chars: int = Field(2000, ge=100, le=100_000, description="Characters that it may print.")
+    processes: int = Field(4, ge=1, le=64, description="Programs that run at once; others wait.")
+
+
+class ToxicityToolSettings(Section):
+    """The offline classifier (extra `toxicity`)."""
+
+    type: Literal["toxicity"] = Field("toxicity", description="Kind of tool.")
+    threshold: float = Field(0.3, gt=0, lt=1, description="Score under which a text is good enough.")
+
+
+class ScoringToolSettings(Section):
+    """A scoring service on the net: Perspective's JSON, or OpenAI's moderations."""
+
+    type: Literal["scoring"] = Field("scoring", description="Kind of tool.")
+    url: str = Field(description="Scoring endpoint. It gets the text of answers.")
+    api: Literal["perspective", "moderations"] = Field("perspective", description="What it speaks.")
+    api_key_env: str | None = Field(None, description="Environment variable with its key.")
+    threshold: float = Field(0.1, gt=0, lt=1, description="Score under which a text is good enough.")
+    timeout_s: float = Field(20.0, gt=0, description="Seconds that a score may take.")
+
+    @pydantic.field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+
+ToolSettings = Annotated[
+    PythonToolSettings | ToxicityToolSettings | ScoringToolSettings, Field(discriminator="type")
+]
+
+
 class Settings(Section):
     """Everything that can be configured."""
 
@@ -205,6 +245,9 @@ class Settings(Section):
     )
     domains: dict[str, DomainSettings] = Field(
         {}, description="Fields of knowledge by name; none = one, with every source."
+    )
+    tools: dict[str, ToolSettings] = Field(
+        {}, description="Tools by name, beside those that need no settings."
     )
 
     @property
@@ -348,7 +391,7 @@ def setting_paths() -> list[tuple[str, ...]]:
 def _explained(error: Any) -> str:
     """One validation error in words; an unknown key gets its nearest neighbours."""
     path = [str(part) for part in error["loc"]]
-    if path[:1] in (["backends"], ["retrievers"]):
+    if path[:1] in (["backends"], ["retrievers"], ["tools"]):
         path[2:3] = []  # the kind, which is no key
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
@@ -361,7 +404,7 @@ def _siblings(location: tuple[Any, ...]) -> list[str]:
     match location[:-1]:
         case ():
             return list(Settings.model_fields)
-        case ("backends" | "retrievers" as table, _, kind):
+        case ("backends" | "retrievers" | "tools" as table, _, kind):
             return list(_KINDS[table][kind].model_fields)
         case ("domains", _):
             return list(DomainSettings.model_fields)
@@ -379,4 +422,9 @@ _KINDS: Mapping[str, Mapping[str, type[Section]]] = {
         "langchain": LangChainBackendSettings,
     },
     "retrievers": RETRIEVER_KINDS,
+    "tools": {
+        "python": PythonToolSettings,
+        "toxicity": ToxicityToolSettings,
+        "scoring": ScoringToolSettings,
+    },
 }

@@ -24,6 +24,7 @@ from veridical.strategies.errors import (
     InvalidRequest,
     NotFound,
     RetrievalFailed,
+    ToolFailed,
     UnparsableOutput,
     VeridicalError,
 )
@@ -98,6 +99,7 @@ STATUS: Mapping[type[VeridicalError], int] = {
     BackendUnreachable: 502,
     BackendTimeout: 504,
     RetrievalFailed: 502,
+    ToolFailed: 502,
     UnparsableOutput: 502,
     DeadlineExceeded: 504,
     BudgetExceeded: 503,

@@ -293,6 +293,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
         if not direct:
             check_for_strategy(call.request)
             assembly.check_sources(call.strategy)
+            assembly.check_tools(call.strategy)
         roles = await assembly.roles_of(call.strategy, call.headers)
         route = roles.get(GENERATOR, call.route)
         headers[1] = (b"x-veridical-backend", route.mounted.name.encode())
@@ -307,6 +308,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             roles,
             assembly.sources,
             assembly.domains,
+            assembly.tools,
             traced,
         )
         try:

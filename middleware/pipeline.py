@@ -18,6 +18,7 @@ from veridical.strategies.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     RetrievalFailed,
+    ToolFailed,
     UnparsableOutput,
     VeridicalError,
 )
@@ -25,11 +26,12 @@ from veridical.strategies.evidence import supports
 from veridical.strategies.llm import LLM
 from veridical.strategies.reply import Reply
 from veridical.strategies.sharing import Sharing
+from veridical.strategies.tools.base import Tool
 from veridical.strategies.trace import Call, Retrieval, Trace
 from veridical.strategies.types import Answer, Conversation, Delta, Status, Usage
 
 #: What a strategy may run into and still have a draft to fall back on.
-FAILURES = (BackendError, RetrievalFailed, UnparsableOutput)
+FAILURES = (BackendError, RetrievalFailed, ToolFailed, UnparsableOutput)
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Run:
     roles: Mapping[str, Route] = field(default_factory=dict)
     retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
     domains: Mapping[str, Domain] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
     traced: bool = True
 
     def __post_init__(self) -> None:
@@ -83,8 +86,15 @@ class Run:
         if choice.index and isinstance(params.get("seed"), int):
             params["seed"] += choice.index  # one seed for all would draw the same answer n times
         roles = {name: self._llm(route, choice) for name, route in self.roles.items()}
-        llm = self._llm(self.route, choice)
-        return Context(llm, params, self.request.stream, roles, self.retrievers, self.domains)
+        return Context(
+            self._llm(self.route, choice),
+            params,
+            self.request.stream,
+            roles,
+            self.retrievers,
+            self.domains,
+            self.tools,
+        )
 
     def _llm(self, route: Route, choice: Choice) -> LLM:
         backend = route.mounted.backend

@@ -5,14 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from veridical.strategies.errors import InvalidRequest, VeridicalError, shown
+from veridical.strategies.errors import InvalidRequest, ToolFailed, VeridicalError, shown
 from veridical.strategies.llm import LLM
 from veridical.strategies.prompting import Ask
 from veridical.strategies.reply import Reply
+from veridical.strategies.tools.base import Tool
+from veridical.strategies.tools.registry import make_tool
 from veridical.strategies.trace import Retrieval, Trace, searching
 from veridical.strategies.types import Answer, Conversation, Evidence, Params, Status
+
+T = TypeVar("T")
 
 Retrieve = Callable[[str, int], Awaitable[list[Evidence]]]
 
@@ -45,6 +49,7 @@ class Context:
     roles: Mapping[str, LLM] = field(default_factory=dict)
     retrievers: Mapping[str, Retrieve] = field(default_factory=dict)
     domains: Mapping[str, Domain] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
     inner: Within | None = None
     part: int = 0
 
@@ -137,12 +142,34 @@ class Context:
         self.trace.evidence |= {each.id: each for each in found}
         return found
 
+    def tool(self, name: str) -> Tool:
+        """A tool by its name: the server's, or else one of its defaults.
+
+        Raises:
+            InvalidRequest: there is none of that name.
+        """
+        return self.tools[name] if name in self.tools else make_tool(name, self.tools)
+
+    async def using(self, name: str, work: Awaitable[T]) -> T:
+        """What a tool's `work` gives. Anybody's tool may stand here, and it may raise anything.
+
+        Raises:
+            ToolFailed: it failed; says which tool, not why in full.
+        """
+        try:
+            return await work
+        except VeridicalError:
+            raise
+        except Exception as error:
+            raise ToolFailed(f"The tool {shown(name)} failed ({type(error).__name__}).") from error
+
 
 @dataclass(frozen=True)
 class Strategy(ABC):
     """A method of the literature. Its options are the fields of a frozen dataclass.
 
-    `roles` are the models that it asks beside the answering one, `sources` where it searches.
+    `roles` are the models that it asks beside the answering one, `sources` where it searches,
+    `tools` what it checks with.
     `calls` and `depth` are formulas in the notation of its page in docs/strategies.md: backend
     calls, and calls on the longest dependency chain.
     """
@@ -156,6 +183,11 @@ class Strategy(ABC):
     @property
     def sources(self) -> frozenset[str]:
         """Retrieval sources that it cannot do without."""
+        return frozenset()
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Tools that it cannot do without."""
         return frozenset()
 
     def parts(self) -> tuple[Strategy, ...]:
@@ -201,6 +233,11 @@ class Pipe(Strategy):
     def sources(self) -> frozenset[str]:
         """Those of both."""
         return self.inner.sources | self.outer.sources
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Those of both."""
+        return self.inner.tools | self.outer.tools
 
     def parts(self) -> tuple[Strategy, ...]:
         """The stages, inner first."""

@@ -11,6 +11,7 @@ VeridicalError
 │   ├── BackendUnreachable      no connection
 │   └── BackendTimeout          no answer in time
 ├── RetrievalFailed             a source of evidence failed, timed out or cannot be reached
+├── ToolFailed                  a tool failed, or cannot be reached
 ├── UnparsableOutput            a model's output did not fit, twice
 ├── BudgetExceeded              calls or tokens ran out
 │   └── DeadlineExceeded        time ran out
@@ -120,6 +121,12 @@ class RetrievalFailed(VeridicalError):
     """A source of evidence failed, timed out or cannot be reached."""
 
     code = "retrieval_failed"
+
+
+class ToolFailed(VeridicalError):
+    """A tool failed, timed out or cannot be reached. What a tool finds is no failure."""
+
+    code = "tool_failed"
 
 
 class UnparsableOutput(VeridicalError):

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import lru_cache, reduce
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from operator import or_
 from typing import Any
 
@@ -26,6 +25,7 @@ from veridical.strategies.errors import (
     suggestion,
 )
 from veridical.strategies.expression import Stage, parse_expression
+from veridical.strategies.plugins import clashing, imported, loaded, offered, origin
 
 GROUP = "veridical.strategies"
 
@@ -40,6 +40,7 @@ BUILT_IN = {
     "rag": "veridical.strategies.rag:RetrievalAugmented",
     "cove": "veridical.strategies.cove:ChainOfVerification",
     "cok": "veridical.strategies.cok:ChainOfKnowledge",
+    "critic": "veridical.strategies.critic:Critic",
     "self_consistency": "veridical.strategies.self_consistency:SelfConsistency",
     "self_refine": "veridical.strategies.self_refine:SelfRefine",
     "lm_vs_lm": "veridical.strategies.lm_vs_lm:CrossExamination",
@@ -50,26 +51,14 @@ BUILT_IN = {
 @lru_cache(maxsize=1)
 def plugins() -> dict[str, EntryPoint]:
     """Entry points of other distributions, by strategy name; those that clash are left out."""
-    return {name: points[0] for name, points in _offered().items() if name not in clashes()}
+    return {name: points[0] for name, points in offered(GROUP).items() if name not in clashes()}
 
 
 @lru_cache(maxsize=1)
 def clashes() -> dict[str, str]:
     """What is wrong, by name, where a plug-in takes one of our names or two take the same. Ours
     stays ours; of two plug-ins neither is trusted."""
-    found: dict[str, str] = {}
-    for name, points in _offered().items():
-        if name in BUILT_IN or len(points) > 1:
-            origins = " and ".join(map(_origin, points))
-            found[name] = f"{origins} offers a strategy {name!r}; that name is taken."
-    return found
-
-
-def _offered() -> dict[str, list[EntryPoint]]:
-    offered: dict[str, list[EntryPoint]] = {}
-    for point in sorted(entry_points(group=GROUP), key=_origin):
-        offered.setdefault(point.name, []).append(point)
-    return offered
+    return clashing(GROUP, "strategy", BUILT_IN)
 
 
 def strategy_names() -> list[str]:
@@ -98,16 +87,15 @@ def strategy_class(name: str) -> type[Strategy]:
         ConfigError: its distribution does not load, or the entry is no strategy.
     """
     if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        found = getattr(import_module(module), attribute)
+        found = imported(BUILT_IN[name])
     elif name in clashes():
         raise ConfigError(clashes()[name])
     elif name in plugins():
-        found = _load(plugins()[name])
+        found = loaded(plugins()[name], "strategy")
     else:
         raise NotFound("strategy", name, strategy_names(), param="strategy")
     if wrong := _unusable(found, name):
-        raise ConfigError(f"{_origin(plugins()[name])}: {name!r} {wrong}.")
+        raise ConfigError(f"{origin(plugins()[name])}: {name!r} {wrong}.")
     return found  # type: ignore[no-any-return]  # a Strategy class, as was just seen
 
 
@@ -120,17 +108,6 @@ def _unusable(found: Any, name: str) -> str | None:
     if found.name != name:
         return f"calls itself {shown(found.name)}"
     return None
-
-
-def _load(point: EntryPoint) -> Any:
-    try:
-        return point.load()
-    except (Exception, SystemExit) as error:  # whatever it does, it must not end the server
-        raise ConfigError(f"{_origin(point)}: strategy {point.name!r} does not load ({error!r}).") from error
-
-
-def _origin(point: EntryPoint) -> str:
-    return f"Distribution {point.dist.name!r}" if point.dist else f"Entry point {point.value!r}"
 
 
 def roles_used(strategy: Strategy) -> frozenset[str]:

@@ -52,7 +52,18 @@ def sections(of: type[Section] = Section) -> list[type[Section]]:
 
 @pytest.mark.parametrize("section", sections())
 def test_every_setting_is_documented(section: type[Section]) -> None:
-    nested = {"server", "budget", "auth", "state", "roles", "pipelines", "backends", "retrievers", "domains"}
+    nested = {
+        "server",
+        "budget",
+        "auth",
+        "state",
+        "roles",
+        "pipelines",
+        "backends",
+        "retrievers",
+        "domains",
+        "tools",
+    }
     for key in section.model_fields:
         if key == "type" or (section is Settings and key in nested):
             continue

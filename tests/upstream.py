@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,9 @@ def _others(fixed: dict[str, set[str]], name: str) -> set[str]:
 SIGNATURES = _signatures()
 
 
+Service = Callable[[bytes], tuple[int, Any]]
+
+
 class Upstream:
     """The server. `models` is what /v1/models lists, None gives that path a 404; `keys` gives each
     Authorization a list of its own."""
@@ -70,6 +73,7 @@ class Upstream:
         self.log: list[Exchange] = []
         self.script: dict[str, Script] = {}
         self.questions: set[str] = set()
+        self.services: dict[str, Service] = {}
 
     @property
     def chats(self) -> list[Exchange]:
@@ -100,6 +104,10 @@ class Upstream:
             revise=Say(final) if isinstance(final, str) else final,
         )
 
+    def serve_at(self, path: str, service: "Service") -> None:
+        """Answer requests to a path of its own: a function from the body to (status, JSON)."""
+        self.services[path] = service
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -108,6 +116,9 @@ class Upstream:
         if request.path == "/v1/models":
             await asyncio.sleep(self.models_delay)
             return self._list(headers.get("authorization", ""))
+        if request.path in self.services:
+            status, found = self.services[request.path](raw)
+            return web.json_response(found, status=status)
         if request.path != "/v1/chat/completions":
             return web.json_response({"error": {"message": "no such path"}}, status=404)
         exchange.body = json.loads(raw)

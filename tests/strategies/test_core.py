@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veridical.strategies import registry
+from veridical.strategies import plugins, registry
 from veridical.strategies.backend import ChatRequest
 from veridical.strategies.base import Pipe
 from veridical.strategies.budget import Budget, Limits
@@ -148,7 +148,7 @@ class TestRegistry:
 
     def test_a_plugin_may_not_take_our_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clash = EntryPoint("cove", "json:loads", registry.GROUP)
-        monkeypatch.setattr(registry, "entry_points", lambda group: [clash])
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [clash])
         registry.plugins.cache_clear()
         registry.clashes.cache_clear()
         try:

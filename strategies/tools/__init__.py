@@ -1,0 +1,1 @@
+"""Tools that a strategy may use beside models: a search, an interpreter, a scorer."""
