@@ -113,7 +113,8 @@ class Debate(Strategy):
             params |= llm.backend.adapted({"temperature": self.temperature})
         if isinstance(seed := params.get("seed"), int):
             params["seed"] = seed + index
-        return replace(ctx, llm=llm.drawing(ctx.llm.sample * self.agents + index), params=params)
+        drawn = llm.drawing(ctx.llm.sample * self.agents + index)
+        return replace(ctx, llm=drawn, params=params, inner=ctx.nth(index, params).inner)
 
     async def _round(self, conversation: Conversation, agents: Sequence[Agent], ctx: Context) -> list[Agent]:
         """Every agent's answer in view of what all said in the round before."""

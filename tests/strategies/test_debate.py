@@ -13,7 +13,7 @@ from veridical.strategies.base import Context
 from veridical.strategies.budget import Budget, Limits
 from veridical.strategies.debate import Debate
 from veridical.strategies.errors import BackendFailed, BudgetExceeded, UnparsableOutput
-from veridical.strategies.llm import LLM
+from veridical.strategies.llm import LLM, MAX_DRAWS
 from veridical.strategies.registry import strategy_from
 from veridical.strategies.testing import Outcome, ScriptedBackend, ask
 from veridical.strategies.trace import Trace
@@ -24,8 +24,8 @@ SUMMARISE, JUDGE = "Summarise their answers", "Choose the answer"
 
 
 def says(*answers: str) -> Any:
-    """What each agent says: agent i the i-th answer."""
-    return lambda request: answers[request.sample]
+    """What each agent says: agent i the i-th answer, its inner strategy's calls included."""
+    return lambda request: answers[request.sample % MAX_DRAWS]
 
 
 def run(strategy: str, backend: ScriptedBackend, question: Any = "Who?", **options: Any) -> Outcome:

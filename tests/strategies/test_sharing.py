@@ -230,3 +230,10 @@ def test_a_draw_whose_limit_was_spent_on_reasoning_is_drawn_by_itself() -> None:
         assert len(await parsed_samples(model(backend), QUESTION, City, 2, {})) == 2
 
     asyncio.run(main())
+
+
+def test_agents_that_debate_what_another_strategy_makes_each_have_a_run_of_their_own() -> None:
+    backend = ScriptedBackend(*[("Who?", "Ada.")] * 3, (PLAN, '{"checks": []}'), ("", "Ada."), repeat=True)
+    asyncio.run(ask(strategy_from("cove|debate(agents=3,rounds=1)"), "Who?", Sharing(backend)))
+    drafts = [request for request in backend.requests if request.messages[-1]["content"] == "Who?"]
+    assert len({request.sample for request in drafts}) == len(drafts) == 3
