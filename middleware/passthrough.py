@@ -209,8 +209,8 @@ async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Header
     tally = Tally(send)
     try:
         await _relay(http, call, raw, headers, tally)
-    except BackendError:
-        tally.failed()
+    except BackendError as error:
+        tally.failed(error)
         raise
     finally:
         call.meter.spend(tally.spending(call.request.body))

@@ -107,6 +107,19 @@ def _head(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Held(Answer):
+    """An answer that waits until the test releases it."""
+
+    answer: Answer
+    release: threading.Event
+
+    async def give(self, exchange: Exchange, out: "Out") -> None:
+        while not self.release.is_set():  # noqa: ASYNC110 - it is set in the test's thread
+            await asyncio.sleep(0.01)
+        await self.answer.give(exchange, out)
+
+
+@dataclass(frozen=True)
 class Fail(Answer):
     """An error answer. `error` replaces OpenAI's shape."""
 

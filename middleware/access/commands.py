@@ -134,24 +134,21 @@ def _table(found: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = {
-        "id": "id",
-        "name": "name",
-        "state": "state",
-        "models": "models",
-        "strategies": "strategies",
-        "requests_per_minute": "req/min",
-        "tokens_per_minute": "tok/min",
-        "tokens_per_month": "tok/month",
-        "expires_at": "expires",
-    }
-    table = Table(*names.values())
+    table = Table("id", "name", "state", "models", "strategies", "limits", "expires")
+    for column in table.columns:
+        column.overflow = "fold"  # nothing is cut
+    table.columns[0].min_width = 8  # it is what `revoke` wants
     for each in found:
-        table.add_row(*(_cell(each[name]).replace("[", "\\[") for name in names))
+        may = [", ".join(each[name]) or "all" for name in ("models", "strategies")]
+        row = (each["id"], each["name"], each["state"], *may, _limits(each), each["expires_at"] or "-")
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
     Console().print(table)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(value) or "all"
-    return "-" if value is None else str(value)
+def _limits(key: dict[str, Any]) -> str:
+    units = {
+        "requests_per_minute": "req/min",
+        "tokens_per_minute": "tok/min",
+        "tokens_per_month": "tok/month",
+    }
+    return "\n".join(f"{key[name]} {unit}" for name, unit in units.items() if key[name] is not None) or "none"

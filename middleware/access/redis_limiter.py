@@ -26,7 +26,7 @@ from veridical.middleware.errors import log
 from veridical.strategies.errors import ConfigError
 
 #: Seconds that Redis gets to answer, and that it is left alone after it did not.
-TIMEOUT_S = 0.25
+TIMEOUT_S = 1.0
 PAUSE_S = 1.0
 #: A month's sum is kept this much longer than any month, in seconds.
 MONTH_KEPT_S = 40 * 86_400

@@ -10,6 +10,7 @@ import orjson
 
 from veridical.middleware.access.usage import Spending
 from veridical.middleware.responding import Send
+from veridical.strategies.errors import BackendError
 from veridical.strategies.trace import Call
 from veridical.strategies.types import Message, Usage
 
@@ -63,9 +64,9 @@ class Tally:
         while self._kept - len(self._parts[0]) > limit:
             self._kept -= len(self._parts.pop(0))
 
-    def failed(self) -> None:
-        """The backend did no work on it."""
-        self._refused = True
+    def failed(self, error: BackendError) -> None:
+        """There was no answer; some errors say that the backend did no work, either."""
+        self._refused = type(error).__name__ in _FREE
 
     def spending(self, request: Mapping[str, Any]) -> Spending:
         """What the request cost, as far as its answer came; one that was left before is its prompt."""

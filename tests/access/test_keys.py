@@ -170,6 +170,7 @@ def test_the_list_says_what_keys_may_do_never_what_they_are(create):
     keys_command("revoke", id_of(gone))
     text = keys_command("list").stdout
     assert key not in text
+    assert all(f" {id_of(each)} " in text for each in (key, gone))
     found = sorted(json.loads(keys_command("list", "--json").stdout), key=lambda each: each["name"])
     assert [(each["id"], each["name"], each["state"]) for each in found] == [
         (id_of(key), "alice", "active"),

@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from veridical.tests.access.conftest import bearer, id_of, keys_command
-from veridical.tests.answers import Say
+from veridical.tests.answers import Held, Say
 from veridical.tests.proxy import Proxy, wait_until
 from veridical.tests.servers import free_port, listens
 from veridical.tests.upstream import SYDNEY
 
 WRONG, RIGHT = "The capital of Australia is Sydney.", "The capital of Australia is Canberra."
+
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -36,7 +40,9 @@ def shared(postgres, redis, monkeypatch):
 @pytest.fixture
 def fleet(upstream, shared):
     with ExitStack() as stack:
-        yield [stack.enter_context(replica(upstream, number)) for number in range(2)]
+        proxies = [stack.enter_context(replica(upstream, number)) for number in range(2)]
+        wait_until(lambda: all(listens(proxy.port) for proxy in proxies), 120)
+        yield proxies
 
 
 @contextmanager
@@ -48,7 +54,6 @@ def replica(upstream, number):
         subprocess.Popen([*command, "--port", str(proxy.port)], stdout=log, stderr=log) as child,
     ):
         try:
-            wait_until(lambda: listens(proxy.port), 60)
             yield proxy
         finally:
             proxy.close()
@@ -56,11 +61,21 @@ def replica(upstream, number):
             child.wait(20)
 
 
-def statuses(fleet, key, count, **fields):
-    """Requests at once, dealt out over the fleet."""
+def let_in(fleet, key, upstream, *, count, passing, **fields):
+    """How many of `count` requests at once, dealt out over the fleet, are let in; those that should be
+    are answered when all others have been refused."""
+    release = threading.Event()
+    upstream.on(draft=Held(Say("hi", prompt_tokens=6, completion_tokens=94), release))
     with ThreadPoolExecutor(count) as pool:
-        chats = [pool.submit(fleet[i % len(fleet)].chat, headers=bearer(key), **fields) for i in range(count)]
-        return Counter(chat.result().status for chat in chats)
+        asks = [fleet[i % len(fleet)].chat for i in range(count)]
+        chats = [pool.submit(ask, headers=bearer(key), **fields) for ask in asks]
+        try:
+            wait_until(lambda: sum(chat.done() for chat in chats) >= count - passing, 15)
+        finally:
+            release.set()
+        found = Counter(chat.result().status for chat in chats)
+    assert found.keys() <= {200, 429}
+    return found[200]
 
 
 def test_a_fleet_shares_keys_limits_budgets_and_usage(fleet, create, upstream):
@@ -75,21 +90,23 @@ def test_a_fleet_shares_keys_limits_budgets_and_usage(fleet, create, upstream):
         found = [proxy.request("GET", "/v1/usage", headers=bearer(key)).json["total"] for proxy in fleet]
         return [(total["requests"], total["calls"]) for total in found] == [(4, calls)] * 2
 
-    wait_until(everywhere, 10)
+    wait_until(everywhere, 30)
 
-    assert statuses(fleet, create(requests_per_minute=7), 24) == {200: 7, 429: 17}
-    upstream.on(draft=Say("hi", delay=0.5, prompt_tokens=6, completion_tokens=94))
-    assert statuses(fleet, create(tokens_per_minute=1000), 24, max_tokens=94) == {200: 10, 429: 14}
+    assert let_in(fleet, create(requests_per_minute=3), upstream, count=16, passing=3) == 3
+    asked = {"max_tokens": 94, "count": 16, "passing": 3}  # 100 tokens each
+    assert let_in(fleet, create(tokens_per_minute=300), upstream, **asked) == 3
     spender = create(tokens_per_month=300)
-    assert statuses(fleet, spender, 12, max_tokens=94) == {200: 3, 429: 9}
+    assert let_in(fleet, spender, upstream, **asked) == 3
     codes = {proxy.chat(headers=bearer(spender)).error["code"] for proxy in fleet}
     assert codes == {"insufficient_quota"}
 
     revoked_at = time.monotonic()
     assert keys_command("revoke", id_of(key)).exit_code == 0
     wait_until(lambda: {proxy.chat(headers=bearer(key)).status for proxy in fleet} == {401}, 20)
-    assert time.monotonic() - revoked_at < 10  # 2 s by the settings; the rest is a busy machine
-    assert "pg-secret" not in Path("log0").read_text()
+    assert time.monotonic() - revoked_at < 15  # 2 s by the settings; the rest is a busy machine
+    told = Path("log0").read_text() + Path("log1").read_text()
+    assert "pg-secret" not in told
+    assert "Redis is down" not in told
 
 
 def test_a_key_is_shown_and_listed_from_the_shared_database(shared, create):
@@ -109,15 +126,15 @@ def test_while_the_database_is_down_known_keys_work_and_unknown_ones_wait(
     assert proxy.chat(headers=bearer(key)).status == 200
     postgres.stop()
     try:
-        wait_until(lambda: "those known last stay valid" in caplog.text, 20)
+        wait_until(lambda: "those known last stay valid" in caplog.text, 60)
         assert proxy.chat(headers=bearer(key)).status == 200
         unknown = proxy.chat(headers=bearer("vrd_unknown7_00"))
         assert (unknown.status, unknown.error["code"]) == (503, "state_unavailable")
         assert proxy.chat(headers=bearer("sk-no-key-of-ours")).status == 401
     finally:
         postgres.start()
-    wait_until(lambda: "the keys can be read again" in caplog.text, 20)
-    wait_until(lambda: proxy.request("GET", "/v1/usage", headers=bearer(key)).status == 200, 20)
+    wait_until(lambda: "the keys can be read again" in caplog.text, 60)
+    wait_until(lambda: proxy.request("GET", "/v1/usage", headers=bearer(key)).status == 200, 60)
     total = proxy.request("GET", "/v1/usage", headers=bearer(key)).json["total"]
     assert total["requests"] == 2
     assert "pg-secret" not in caplog.text
