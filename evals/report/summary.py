@@ -17,6 +17,7 @@ from veridical.evals.report.controls import Control, Point
 from veridical.evals.report.origin import Origin
 from veridical.evals.report.pairs import Comparison, compare, corrected
 from veridical.evals.statistics import Estimate
+from veridical.strategies.types import Status
 
 Place = tuple[int, str, str]
 """Number of the bench, label of the arm, metric."""
@@ -31,6 +32,7 @@ class Counts:
     ungraded: int
     unparsable: int
     degraded: int
+    abstained: int
     missing: int
 
 
@@ -202,7 +204,8 @@ def _counts(arm: Arm, asked: frozenset[str]) -> Counts:
         graded=graded,
         ungraded=len(arm.records) - graded,
         unparsable=sum(not record.parsed for record in arm.records),
-        degraded=sum(record.status == "degraded" for record in arm.records),
+        degraded=sum(record.status == Status.DEGRADED for record in arm.records),
+        abstained=sum(record.status == Status.ABSTAINED for record in arm.records),
         missing=len(asked - arm.ids),
     )
 

@@ -184,14 +184,17 @@ def counts_table(bench: BenchSummary) -> Table:
     rows = tuple(
         (
             f"{place} {arm.label}",
-            *(str(n) for n in (c.asked, c.graded, c.ungraded, c.unparsable, c.degraded, c.missing)),
+            *(
+                str(n)
+                for n in (c.asked, c.graded, c.ungraded, c.unparsable, c.degraded, c.abstained, c.missing)
+            ),
             MISSING if arm.pessimistic is None else value(arm.pessimistic, percent),
         )
         for place, arm in enumerate(bench.arms, 1)
         for c in (arm.counts,)
     )
     columns = (
-        "Strategy", "answers", "graded", "ungraded", "unparsable", "degraded", "never asked",
+        "Strategy", "answers", "graded", "ungraded", "unparsable", "degraded", "abstained", "never asked",
         f"{bench.headline} if ungraded were 0",
     )  # fmt: skip
     note = "Ungraded answers are in no score; unparsable ones are, and so are degraded ones: the best draft."

@@ -91,6 +91,16 @@ def test_only_questions_that_both_answered_are_compared(tmp_path: Path) -> None:
     assert "| 66.7 |" in page  # its score if the lost answer were wrong
 
 
+def test_degraded_and_abstained_answers_are_counted(tmp_path: Path) -> None:
+    states = ("verified", "degraded", "abstained", "abstained")
+    records = [
+        r.model_copy(update={"status": s})
+        for r, s in zip(answers("direct", [1, 0, 0, 0]), states, strict=True)
+    ]
+    found = row(written(tmp_path, records), "direct")
+    assert (found["degraded"], found["abstained"], found["unparsable"]) == (1, 2, 0)
+
+
 def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
     draws = random.Random(3)
     records = [
