@@ -257,7 +257,6 @@ def test_through_the_proxy_the_draft_comes_back_and_others_are_served_meanwhile(
     def asking() -> None:
         answers.append(proxy.ask(model="m1+critic(tool=python,max_rounds=1)").to_dict())
 
-    began = time.monotonic()
     client = threading.Thread(target=asking)
     client.start()
     while client.is_alive():
@@ -265,7 +264,6 @@ def test_through_the_proxy_the_draft_comes_back_and_others_are_served_meanwhile(
         assert proxy.request("GET", "/health").status == 200
         waited.append(time.monotonic() - asked)
         client.join(0.05)
-    assert time.monotonic() - began < 2 * 2 + 1  # the program, a second one, and the rest of the request
     assert sorted(waited)[len(waited) // 2] < 1
     (answer,) = answers
     assert answer["choices"][0]["message"]["content"] == "A draft."
