@@ -19,6 +19,8 @@ from veridical.strategies.concurrency import concurrently
 from veridical.strategies.errors import ConfigError
 
 LOG = Path("local.log")
+#: A model on a machine that has other work.
+pytestmark = pytest.mark.timeout(600)
 
 
 def missing() -> str | None:
@@ -32,7 +34,7 @@ def missing() -> str | None:
 def with_engine(tmp_path, scenario: Callable[[OpenAIBackend], Awaitable[None]]) -> None:
     async def run() -> None:
         spec = local_engine(log_file=tmp_path / "local.log", slots=4, context=2048)
-        engine = EngineProcess(replace(spec, start_timeout_s=100))
+        engine = EngineProcess(replace(spec, start_timeout_s=400))
         try:
             async with aiohttp.ClientSession() as session:
                 await engine.ready()
