@@ -70,8 +70,8 @@ class Recording(Hooks):
         return Recording.recorder is not None
 
     async def on_sample_end(self, data: SampleEnd) -> None:
-        """Write it."""
-        if Recording.recorder is not None:
+        """Write it, unless it was cut off in the middle: then nothing is known of it."""
+        if Recording.recorder is not None and not _cut_off(data.sample):
             Recording.recorder.write(data.sample)
 
     async def on_run_end(self, data: RunEnd) -> None:
@@ -95,6 +95,10 @@ def recording(recorder: Recorder) -> Iterator[None]:
         Recording.recorder = None
     if recorder.failure:
         raise recorder.failure
+
+
+def _cut_off(sample: EvalSample) -> bool:
+    return sample.error is not None and sample.error.message.startswith("CancelledError")
 
 
 def record_of(cell: Cell, sample: EvalSample) -> Record:

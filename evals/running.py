@@ -164,13 +164,10 @@ class _CellRun:
         left = [sample for sample in task.dataset if _key(sample) not in done]
         self.outcome.kept += len(finished)
         with self.progress.cell(self.cell, len(task.dataset), finished) as show:
-            log = self._ask(_only(task, left), file, show) if left else None
-        if log is not None and log.status == "cancelled":
-            self.outcome.interrupted = True
-        elif log is not None and log.status == "error":
-            self.progress.say(f"{self.cell}: given up; {log.error.message if log.error else 'see the log'}")
+            if left:
+                self._ask(_only(task, left), file, show)
 
-    def _ask(self, task: Task, file: RecordFile, show: Callable[[Record], None]) -> EvalLog:
+    def _ask(self, task: Task, file: RecordFile, show: Callable[[Record], None]) -> None:
         plan = self.plan
         model = self.endpoint.model(
             plan.model, self.cell.strategy, connections=plan.max_connections, seed=plan.seed
@@ -178,7 +175,7 @@ class _CellRun:
         roles = {JUDGE: plan.judge(self.endpoint, plan.max_connections)} if plan.judge else {}
         recorder = Recorder(self.cell, file, self._counting(show), [model, *roles.values()])
         with recording(recorder), _quiet():
-            (log,) = inspect_ai.eval(
+            logs = inspect_ai.eval(
                 task,
                 model=model,
                 model_roles=dict(roles),
@@ -187,9 +184,20 @@ class _CellRun:
                 fail_on_error=MAX_ERRORS,
                 max_samples=plan.max_connections,
                 log_realtime=False,
+                score_display=False,  # the running score is ours
                 metadata={"strategy": self.cell.strategy, "variant": self.cell.variant},
             )
-        return log
+        self._ended(logs)
+
+    def _ended(self, logs: Sequence[EvalLog]) -> None:
+        """Notice an interruption, which leaves no log or a cancelled one, and tell of a cell given up."""
+        statuses = {log.status for log in logs}
+        self.outcome.interrupted = not logs or "cancelled" in statuses
+        for log in logs:
+            if log.status == "error":
+                self.progress.say(
+                    f"{self.cell}: given up; {log.error.message if log.error else 'see the log'}"
+                )
 
     def _counting(self, show: Callable[[Record], None]) -> Callable[[Record], None]:
         def counted(record: Record) -> None:

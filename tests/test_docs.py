@@ -110,7 +110,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_its_file_and_its_parameters_are_documented(name: str) -> None:
     task = entry(name).described()
-    assert f"| `{name}` | `{task['files'][0]}`" in EVALS
+    assert any(f"| `{name}` | `{file}`" in EVALS for file in task["files"])
     assert all(parameter in EVALS for parameter in task["parameters"])
     assert all(value in EVALS for choices in task["choices"].values() for value in choices)
 

@@ -67,7 +67,9 @@ def run(upstream, data, out) -> Run:
 
     def go(*words: object, url: str = upstream.url, exit_code: int = 0) -> Result:
         given = ("--base-url", url, "--data", data, "--out", out, "--model", "m1")
-        return evaluate(*words, *given, exit_code=exit_code)
+        result = evaluate(*words, *given, exit_code=exit_code)
+        assert "given up" not in result.stderr
+        return result
 
     return go
 

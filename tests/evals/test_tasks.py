@@ -198,20 +198,21 @@ def test_truthfulqa_gen_takes_silence_as_no_comment_and_needs_no_judge_for_simil
     assert record.scores["rouge1_acc"] == 1  # "I have no comment." is among the true references
 
 
+def people(data, *names):
+    """Entities with a page each, and one without."""
+    known = {"group": "labeled", "rarity": "rare"}
+    rows = [{"entity": name, "prompt": f"Tell me a bio of {name}.", **known} for name in (*names, "Nobody")]
+    pages = [
+        {"entity": name, "title": name, "text": "Marrow taught at Orsk.", "is_entity_page": True}
+        for name in names
+    ]
+    write(data / "factscore/entities.jsonl", rows)
+    write(data / "factscore/wiki_passages.jsonl.gz", pages)
+
+
 @pytest.fixture
 def biographies(data):
-    people = [
-        {"entity": name, "prompt": f"Tell me a bio of {name}.", "group": "labeled", "rarity": "rare"}
-        for name in ("Pell Marrow", "Nobody")
-    ]
-    page = {
-        "entity": "Pell Marrow",
-        "title": "Pell Marrow",
-        "text": "Marrow taught at Orsk.",
-        "is_entity_page": True,
-    }
-    write(data / "factscore/entities.jsonl", people)
-    write(data / "factscore/wiki_passages.jsonl.gz", [page])
+    people(data, "Pell Marrow")
 
 
 def facts_and_verdicts(response, facts):
@@ -252,12 +253,15 @@ def test_factscore_judges_no_more_facts_than_asked_for(run, out, upstream, biogr
     assert record.setting == "labeled,facts=2,gamma=0"
 
 
-def test_factscore_leaves_abstentions_out_of_the_mean(run, out, upstream, biographies):
-    upstream.on(draft=facts_and_verdicts("I'm sorry, I do not know.", ["x"]))
-    run("run", "factscore", *JUDGE)
-    (record,) = records(out)
-    assert (record.graded, record.scores) == (True, {"responded": 0.0})
-    assert len(upstream.chats) == 1
+def test_factscore_leaves_abstentions_out_of_the_mean(run, data, out, upstream):
+    people(data, "Ann Marrow", "Pell Marrow")
+    answer = facts_and_verdicts("Pell Marrow taught.", ["Marrow taught at Orsk."] * 2)
+    upstream.on(draft=lambda chat: Say("I'm sorry, no.") if "bio of Ann" in chat.prompt else answer(chat))
+    result = run("run", "factscore", *JUDGE, "-T", "gamma=0")
+    abstained, responded = sorted(records(out), key=lambda record: record.id)
+    assert (abstained.graded, abstained.scores) == (True, {"responded": 0.0})
+    assert (responded.scores["factscore"], responded.scores["facts"]) == (1, 1)
+    assert "2/2, factscore 1.000" in result.stderr
 
 
 def test_a_judge_is_validated_on_human_labels(run, data, out, upstream, biographies):
