@@ -17,7 +17,7 @@ from veridical.strategies.errors import VeridicalError
 from veridical.strategies.prompting import Ask, Prompt
 from veridical.strategies.reply import Reply
 from veridical.strategies.types import Conversation, Status
-from veridical.strategies.voting import majority, normalised
+from veridical.strategies.voting import conclusion, normalised, plurality
 
 UPDATE, UPDATE_SUMMARY = Prompt("debate/update"), Prompt("debate/update_summary")
 SUMMARISE, REFLECT, JUDGE = Prompt("debate/summarise"), Prompt("debate/reflect"), Prompt("debate/judge")
@@ -90,7 +90,7 @@ class Debate(Strategy):
             except VeridicalError as error:
                 return error
             if answer.text.strip() or answer.calls_tools:
-                ctx.trace.drafts.append(reply)
+                ctx.keep(reply, ctx.part if ctx.inner is None else ctx.part - 1)
             return Agent(own, conversation.answered(answer.text), reply, reply)
 
         found = await concurrently(open_one, range(self.agents))
@@ -103,18 +103,19 @@ class Debate(Strategy):
         return agents
 
     def _context(self, index: int, ctx: Context) -> Context:
-        """What agent `index` answers with: its model, a numbered draw, the client's parameters.
+        """What agent `index` answers with: its model, draws of its own, the client's parameters.
 
         Another model than the client's own gets them as its backend takes them.
         """
-        llm = ctx.role(f"agent{index + 1}")
+        role = f"agent{index + 1}"
+        llm = ctx.role(role)
         params = dict(ctx.params if llm is ctx.llm else llm.backend.adapted(ctx.params))
         if self.temperature is not None:
             params |= llm.backend.adapted({"temperature": self.temperature})
         if isinstance(seed := params.get("seed"), int):
             params["seed"] = seed + index
-        drawn = llm.drawing(ctx.llm.sample * self.agents + index)
-        return replace(ctx, llm=drawn, params=params, inner=ctx.nth(index, params).inner)
+        own = ctx.nth(index, params)
+        return replace(own, llm=own.role(role))
 
     async def _round(self, conversation: Conversation, agents: Sequence[Agent], ctx: Context) -> list[Agent]:
         """Every agent's answer in view of what all said in the round before."""
@@ -135,12 +136,13 @@ class Debate(Strategy):
 
     async def _chosen(self, conversation: Conversation, agents: Sequence[Agent], ctx: Context) -> Agent:
         """The agent whose answer stands: by vote, or by the judge where the answers differ."""
-        first = {normalised(agent.text): agent for agent in reversed(agents)}
-        candidates = list(reversed(first.values()))
-        if self.decide == "vote" or len(candidates) == 1:
-            index, share = majority([agent.text for agent in agents])
+        index, share = plurality([agent.ballot for agent in agents])
+        if self.decide == "vote" or share == 1:
             ctx.trace.note(f"{round(share * len(agents))} of {len(agents)} agents gave this answer.")
+            agents[index].reply.confident(share)
             return agents[index]
+        first = {agent.ballot: agent for agent in reversed(agents)}
+        candidates = list(reversed(first.values()))
         ctx.trace.progress("Judging the answers")
         ask = _within(conversation, JUDGE, [agent.text for agent in candidates])
         choice = await ctx.role("judge").parse(ask, choice_of(len(candidates)), max_tokens=200)
@@ -161,6 +163,11 @@ class Agent:
         """Its latest answer."""
         return self.reply.answer.text
 
+    @property
+    def ballot(self) -> str:
+        """What it votes for: what its answer comes down to, in any spelling."""
+        return normalised(conclusion(self.text))
+
     async def answering(self, ask: Ask) -> Agent:
         """This agent after one more answer; a silent one keeps its last."""
         ask = ask.after(self.talk.messages)
@@ -173,19 +180,22 @@ class Agent:
 
 def leading(agents: Sequence[Agent]) -> Agent:
     """The agent whose answer most give, the first of them."""
-    return agents[majority([agent.text for agent in agents])[0]]
+    return agents[plurality([agent.ballot for agent in agents])[0]]
 
 
 def _keep(agent: Agent, ctx: Context) -> None:
     """Make an agent's latest answer what the request falls back on."""
     if not ctx.trace.drafts or ctx.trace.drafts[-1] is not agent.reply:
-        ctx.trace.drafts.append(agent.reply)
+        ctx.keep(agent.reply)
 
 
 def _final(agent: Agent, ctx: Context) -> Reply:
     if agent.reply is agent.first or agent.text == agent.first.answer.text:
-        return unchanged(agent.first, ctx)
-    return agent.reply.citing(agent.first.evidence, agent.first.claims).marked(Status.VERIFIED)
+        reply = unchanged(agent.first, ctx)
+    else:
+        reply = agent.reply.citing(agent.first.evidence, agent.first.claims).marked(Status.VERIFIED)
+    reply.confidence = agent.reply.confidence
+    return reply
 
 
 async def _summary(conversation: Conversation, answers: Sequence[str], ctx: Context) -> str:

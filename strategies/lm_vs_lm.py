@@ -199,8 +199,7 @@ class CrossExamination(Strategy):
         own: dict[str, Any] = {"temperature": self.temperature}
         if isinstance(seed := ctx.params.get("seed"), int):
             own["seed"] = seed + index
-        draw = ctx.llm.sample * self.examinations + index
-        examiner, examinee = ctx.role("examiner").drawing(draw), ctx.llm.drawing(draw)
+        examiner, examinee = ctx.role("examiner").nth(index), ctx.llm.nth(index)
         return Interview(examiner, examinee, own, conversation.answered(claim).messages)
 
     def _abstained(self, draft: Answer, ctx: Context) -> Reply:
