@@ -175,10 +175,14 @@ def test_an_abstention_from_structured_output_is_the_sdks_refusal(proxy, upstrea
         assert answer.choices[0].message.content is None
 
 
-def test_64_concurrent_examinations_make_not_a_call_more_than_the_formula(proxy, upstream):
+@pytest.mark.timeout(600)
+def test_64_concurrent_examinations_make_not_a_call_more_than_the_formula(serve, upstream):
+    # On a busy machine this takes long; no limit of ours may then set off a second try.
+    proxy = serve(backend={"connect_timeout_s": 300}, budget={"deadline_s": 500})
+
     async def main() -> list[dict]:
         body = {"model": "m1+lm_vs_lm(examinations=3)", "messages": [{"role": "user", "content": "Capital?"}]}
-        timeout = aiohttp.ClientTimeout(100)
+        timeout = aiohttp.ClientTimeout(total=None)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 

@@ -15,7 +15,6 @@ from veridical.strategies.debate import Debate
 from veridical.strategies.errors import BackendFailed, BudgetExceeded, UnparsableOutput
 from veridical.strategies.llm import LLM, MAX_DRAWS
 from veridical.strategies.registry import strategy_from
-from veridical.strategies.sharing import Sharing
 from veridical.strategies.testing import Outcome, ScriptedBackend, ask
 from veridical.strategies.trace import Trace
 from veridical.strategies.types import Answer, Conversation, Evidence, Message, Status
@@ -275,24 +274,6 @@ def test_answers_that_come_down_to_the_same_are_one_vote() -> None:
     outcome = run("debate(rounds=1)", backend)
     assert outcome.text == "It is old.\nAnswer: Bonn"
     assert outcome.reply.confidence == pytest.approx(2 / 3)
-
-
-def test_agents_with_an_inner_strategy_run_it_each_for_itself() -> None:
-    drafts: list[int] = []
-
-    def draft(request: ChatRequest) -> str:
-        drafts.append(request.sample)
-        return f"Draft {len(drafts)}."
-
-    async def main() -> Outcome:
-        backend = ScriptedBackend(("write one question", '{"checks": []}'), (UPDATE, "Bonn"), ("Who?", draft))
-        backend.repeat = True
-        return await ask(strategy_from("cove|debate"), "Who?", Sharing(backend))  # type: ignore[arg-type]
-
-    outcome = asyncio.run(main())
-    assert len(set(drafts)) == 3
-    assert len(outcome.trace.made) == 3 * 2 + 3
-    assert outcome.text == "Bonn"
 
 
 def test_a_stream_says_what_the_chosen_agent_said() -> None:
