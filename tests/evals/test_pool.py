@@ -45,7 +45,7 @@ def test_a_pool_is_drawn_with_a_seed_for_each_draw_and_serves_the_controls(run, 
         draft=lambda exchange: Say("Amber" if exchange.body["seed"] > 5 else f"no {exchange.body['seed']}")
     )
     run("pool", "hotpotqa", "--n", 4, "--limit", 1, "--seed", 4)
-    found = list(RecordFile(out))
+    found = sorted(RecordFile(out), key=lambda record: record.sample)  # they end in any order
     assert [(record.sample, record.variant, record.scores["em"]) for record in found] == [
         (0, "pool", 0), (1, "pool", 0), (2, "pool", 1), (3, "pool", 1)
     ]  # fmt: skip
