@@ -21,12 +21,12 @@ class Agreement:
 
     n: int
     accuracy: float
-    kappa: float
+    kappa: float | None
     errors: dict[str, float]
 
 
 def agreement(pairs: Sequence[Pair]) -> Agreement:
-    """Compare two raters. Where both give everything one label, chance explains all and kappa is 1.
+    """Compare two raters. There is no kappa where both give everything the same label.
 
     Raises:
         ValueError: there are no pairs.
@@ -36,7 +36,7 @@ def agreement(pairs: Sequence[Pair]) -> Agreement:
     accuracy = _mean([pair.human == pair.judge for pair in pairs])
     human, judge = _mean([pair.human for pair in pairs]), _mean([pair.judge for pair in pairs])
     chance = human * judge + (1 - human) * (1 - judge)
-    kappa = (accuracy - chance) / (1 - chance) if chance < 1 else 1.0
+    kappa = (accuracy - chance) / (1 - chance) if chance < 1 else None
     return Agreement(len(pairs), accuracy, kappa, _errors(pairs))
 
 

@@ -37,16 +37,21 @@ async def atomic_facts(topic: str, response: str, max_tokens: int = 320) -> list
 
     async def of(sentence: str) -> list[str]:
         found = await judged(FACTS, Facts, max_tokens, topic=topic, sentence=sentence)
-        return cleaned(found.facts, sentence)
+        return cleaned(found.facts, sentence, f"{topic} {response}")
 
     found = await concurrently(of, sentences_of(response))
     return distinct(fact for facts in found for fact in facts)
 
 
-def cleaned(facts: Sequence[str], sentence: str) -> list[str]:
+def cleaned(facts: Sequence[str], sentence: str, known: str) -> list[str]:
     """The released code's clean-up: without repeats, without a fact that another continues, and without
-    one that holds a number which the sentence has not; where nothing is left, only repeats go."""
-    own = distinct(fact.strip() for fact in facts if _key(fact))
+    one that holds a number which the sentence has not; where nothing is left, these stay.
+
+    A fact with a name that is nowhere in `known` is the judge's own (small ones repeat the
+    demonstrations) and never stays.
+    """
+    words = set(_key(known).split())
+    own = distinct(fact.strip() for fact in facts if _key(fact) and _names(fact) <= words)
     numbers = _numbers(sentence)
     kept = [
         fact
@@ -63,6 +68,11 @@ def distinct(facts: Iterable[str]) -> list[str]:
     for fact in facts:
         found.setdefault(_key(fact), fact)
     return list(found.values())
+
+
+def _names(fact: str) -> set[str]:
+    """The words with a capital, lowered, but for the first: a sentence begins with one anyway."""
+    return {word.lower() for word in re.findall(r"\w+", fact)[1:] if word[0].isupper()}
 
 
 def _numbers(text: str) -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum, auto
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import pydantic
-from inspect_ai.model import ChatMessageUser, GenerateConfig, ResponseSchema, get_model
-from inspect_ai.util import json_schema
+from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 
 from veridical.evals.wording import text, wording
 from veridical.strategies.prompting import Prompt
@@ -30,10 +29,14 @@ class Decision(pydantic.BaseModel):
     answer: bool
 
 
+#: Told to engines whose grammar honours them: a small judge would go on listing. Nobody is held to them.
+Brief = Annotated[str, pydantic.Field(json_schema_extra={"maxLength": 200})]
+
+
 class Facts(pydantic.BaseModel):
     """The atomic facts of a sentence; none where it states nothing."""
 
-    facts: list[str]
+    facts: Annotated[list[Brief], pydantic.Field(json_schema_extra={"maxItems": 12})]
 
 
 class Label(StrEnum):
@@ -62,8 +65,10 @@ async def judged(prompt: Prompt, into: type[T], max_tokens: int, **variables: ob
         JudgeUnparsable: it did not fit twice.
     """
     judge = get_model(role=JUDGE, required=True)
-    schema = ResponseSchema(name=into.__name__.lower(), json_schema=json_schema(into))
-    config = GenerateConfig(temperature=0.0, max_tokens=max_tokens, response_schema=schema)
+    # inspect_ai's own schemas have no bounds for lists, hence the field as it goes over the wire.
+    schema = {"name": into.__name__.lower(), "schema": into.model_json_schema()}
+    wanted = {"response_format": {"type": "json_schema", "json_schema": schema}}
+    config = GenerateConfig(temperature=0.0, max_tokens=max_tokens, extra_body=wanted)
     fields = ", ".join(f'"{name}"' for name in into.model_fields)
     asked = text(prompt, **variables) + f"\n\nReply with a JSON object that has {fields} only."
     fault = ""

@@ -100,7 +100,7 @@ def _note_agreement(asked: Asked, plan: Plan, name: str, conditions: str) -> Non
     told = {
         "agreement": round(found["accuracy"], 4),
         "n": found["n"],
-        "kappa": round(found["kappa"], 3),
+        "kappa": None if found["kappa"] is None else round(found["kappa"], 3),
         "on": name,
         "ungraded": found["ungraded"],
         "error_in_points": ", ".join(f"{system} {error}" for system, error in errors.items()),
@@ -108,7 +108,7 @@ def _note_agreement(asked: Asked, plan: Plan, name: str, conditions: str) -> Non
     }
     begin(asked.out, {**provenance(), "judge": _judge_told(plan.label), "judge_validation": told})
     click.echo(
-        f"{name}: agreement {told['agreement']:.1%}, kappa {told['kappa']:.2f} on {told['n']} labels"
+        f"{name}: agreement {told['agreement']:.1%}, kappa {told['kappa']} on {told['n']} labels"
         f" ({told['ungraded']} ungraded); error in points: {told['error_in_points']}"
     )
 

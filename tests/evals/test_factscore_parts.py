@@ -46,11 +46,17 @@ def test_facts_are_cleaned_as_the_released_code_does():
         "Brandvik climbed in the 1930s.",
         "",
     ]
-    assert cleaned(found, sentence) == [found[0], found[3], found[5]]
+    assert cleaned(found, sentence, sentence) == [found[0], found[3], found[5]]
 
 
 def test_where_cleaning_would_leave_nothing_the_facts_stay():
-    assert cleaned(["It was 1912.", "It was 1912."], "It was then.") == ["It was 1912."]
+    assert cleaned(["It was 1912.", "It was 1912."], "It was then.", "") == ["It was 1912."]
+
+
+def test_names_from_nowhere_are_the_judges_own():
+    found = ["Ottoline Brandvik climbed.", "He met Ann.", "He is in Orsk."]
+    assert cleaned(found, "He met her.", "Pell Marrow. Ann sang. He met her in Orsk.") == found[1:]
+    assert cleaned(found[:1], "He met her.", "Pell Marrow") == []
 
 
 def test_a_choice_of_facts_depends_on_the_seed_alone():
@@ -128,6 +134,6 @@ def test_agreement_by_hand():
     # 4 of 6 agree; people say true 4/6, the judge 4/6: chance 5/9, kappa (2/3 - 5/9) / (4/9) = 1/4
     assert (found.n, found.accuracy, found.kappa) == (6, pytest.approx(2 / 3), pytest.approx(1 / 4))
     assert found.errors == {"p": pytest.approx(-1 / 3), "q": pytest.approx(1 / 3)}
-    assert agreement([Pair(True, True)]).kappa == 1
+    assert agreement([Pair(True, True)]).kappa is None
     with pytest.raises(ValueError, match="no pairs"):
         agreement([])

@@ -2,10 +2,14 @@
 
 import itertools
 
+import pytest
+
 from veridical.evals.pool import elected
 from veridical.evals.records import Record, RecordFile
 from veridical.tests.answers import Say
 from veridical.tests.evals.conftest import evaluate
+
+pytestmark = pytest.mark.timeout(600)  # whole runs, on machines that have other work
 
 
 def draw(answer, number=0, **more):

@@ -20,6 +20,7 @@ from veridical.tests.evals.conftest import evaluate
 from veridical.tests.proxy import wait_until
 from veridical.tests.upstream import SYDNEY
 
+pytestmark = pytest.mark.timeout(600)  # whole runs, on machines that have other work
 ANSWERS = {"Aville": "Answer: Amber [1]", "Bton": "yes", "Dalen": "Erik Moe, I think"}
 
 
@@ -187,7 +188,6 @@ def _heeds_interrupts() -> None:
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-@pytest.mark.timeout(300)
 def test_ended_in_the_middle_it_goes_on_without_repeating(ask, data, out, upstream, tmp_path, sent, status):
     held = threading.Event()
 
@@ -253,7 +253,6 @@ def test_the_tasks_are_listed():
     assert "-T setting=closed_book (closed_book | open | distractor)" in evaluate("list").stdout
 
 
-@pytest.mark.timeout(300)
 def test_a_task_also_runs_with_plain_inspect_eval(upstream, data, tmp_path):
     upstream.on(draft=reply)
     root = Path(hotpotqa.__file__).resolve().parents[1]

@@ -14,6 +14,8 @@ from veridical.evals.records import RecordFile
 from veridical.tests.answers import Fail, Say
 from veridical.tests.evals.conftest import write
 
+pytestmark = pytest.mark.timeout(600)  # whole runs, on machines that have other work
+
 
 def records(out):
     return list(RecordFile(out))
@@ -139,7 +141,7 @@ def test_simpleqa_takes_the_judges_grade(run, data, out, upstream):
     assert record.scores == {"correct": 0.0, "attempted": 1.0, "given_attempted": 0.0}
     (asked,) = [chat.body for chat in upstream.chats if chat.body["model"] == "the-judge"]
     assert asked["temperature"] == 0
-    assert asked["response_format"]["type"] == "json_schema"
+    assert asked["response_format"]["json_schema"]["schema"]["required"] == ["grade"]
     told = json.loads((out / "run.json").read_text())["runs"][0]["judge"]
     assert (told["model"], len(told["prompt_hash"])) == ("the-judge", 12)
 
@@ -228,7 +230,7 @@ def facts_and_verdicts(response, facts):
 
 def test_factscore_judges_each_fact_against_the_entitys_page(run, out, upstream, biographies):
     facts = ["Marrow taught at Orsk.", "Marrow climbed.", "Marrow sang at Orsk.", "Marrow wrote."]
-    upstream.on(draft=facts_and_verdicts("Pell Marrow taught and sang.", facts))
+    upstream.on(draft=facts_and_verdicts("Pell Marrow taught and sang at Orsk.", facts))
     run("run", "factscore", *JUDGE)
     (record,) = records(out)  # the entity without a page is not asked
     assert (record.id, record.group, record.tags) == ("Pell Marrow", "Pell Marrow", ("rare",))
@@ -246,7 +248,7 @@ def test_factscore_judges_each_fact_against_the_entitys_page(run, out, upstream,
 
 def test_factscore_judges_no_more_facts_than_asked_for(run, out, upstream, biographies):
     facts = [f"Marrow climbed {word}." for word in ("Ash", "Birk", "Cor", "Dun")]
-    upstream.on(draft=facts_and_verdicts("Pell Marrow climbed.", facts))
+    upstream.on(draft=facts_and_verdicts("Pell Marrow climbed Ash, Birk, Cor and Dun.", facts))
     run("run", "factscore", *JUDGE, "-T", "facts=2", "-T", "gamma=0")
     (record,) = records(out)
     assert (record.scores["facts"], record.scores["judged"], record.scores["factscore"]) == (4, 2, 0)
@@ -255,7 +257,7 @@ def test_factscore_judges_no_more_facts_than_asked_for(run, out, upstream, biogr
 
 def test_factscore_leaves_abstentions_out_of_the_mean(run, data, out, upstream):
     people(data, "Ann Marrow", "Pell Marrow")
-    answer = facts_and_verdicts("Pell Marrow taught.", ["Marrow taught at Orsk."] * 2)
+    answer = facts_and_verdicts("Pell Marrow taught at Orsk.", ["Marrow taught at Orsk."] * 2)
     upstream.on(draft=lambda chat: Say("I'm sorry, no.") if "bio of Ann" in chat.prompt else answer(chat))
     result = run("run", "factscore", *JUDGE, "-T", "gamma=0")
     abstained, responded = sorted(records(out), key=lambda record: record.id)
