@@ -102,9 +102,10 @@ class ResponsesWire:
         why = INCOMPLETE.get(finish)
         report = traced(self._run, self._run.request.controls.trace)
         reply = self._run.choices[0].reply
+        envelope = reply.answer.envelope if reply else {}
         response = {
-            **(reply.answer.envelope if reply else {}),
             **self._head,
+            **{name: value for name, value in envelope.items() if self._head.get(name) is None},
             "status": "incomplete" if why else "completed",
             "completed_at": None if why else int(time.time()),
             "incomplete_details": {"reason": why} if why else None,

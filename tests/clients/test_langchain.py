@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -36,7 +35,3 @@ class TestResponses(TestChats):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {**super().chat_model_params, "use_responses_api": True}
-
-    @pytest.mark.xfail(reason="langchain-openai sends no `stop` with the Responses API", strict=False)
-    def test_stop_sequence(self, model: BaseChatModel) -> None:
-        super().test_stop_sequence(model)

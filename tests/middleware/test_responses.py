@@ -168,10 +168,11 @@ def test_an_answer_without_words_is_an_empty_message(proxy, upstream, stream):
 
 @STREAMED
 def test_fields_that_only_the_backend_knows_are_kept(proxy, upstream, stream):
-    said = Say("hi", message={"novel": {"a": 1}}, extra={"system_fingerprint": "fp"})
+    said = Say("hi", message={"novel": {"a": 1}}, extra={"system_fingerprint": "fp", "service_tier": "flex"})
     upstream.on(draft=said)
     found = respond(proxy, stream)
     assert (found["output"][0]["novel"], found["system_fingerprint"]) == ({"a": 1}, "fp")
+    assert found["service_tier"] == "flex"
 
 
 def test_structured_output_is_parsed_by_the_sdk(proxy, upstream):
@@ -230,7 +231,7 @@ def test_citations_are_annotations(serve, upstream, tmp_path, stream):
     (tmp_path / "pages.jsonl").write_text(json.dumps(PAGE))
     build(tmp_path / "pages.jsonl", tmp_path / "index")
     proxy = serve(retrievers={"facts": {"type": "index", "path": str(tmp_path / "index")}})
-    upstream.on(draft=Say("The Nile flows through Cairo [1]."))
+    upstream.on(**{"rag/answer": Say("The Nile flows through Cairo [1].")})
     found = respond(proxy, stream, "m1+rag", input="Which river flows through Cairo?")
     (note,) = found["output"][0]["content"][0]["annotations"]
     assert note["type"] == "url_citation"
