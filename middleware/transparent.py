@@ -32,6 +32,8 @@ from veridical.strategies.errors import InvalidRequest, NotFound, UnsupportedPar
 ROOT = "/v1"
 BACKEND_HEADER = "x-veridical-backend"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+#: Answered by us: not passed on under another spelling, where no strategy would be applied.
+_OURS = frozenset({"/chat/completions", "/responses"})
 #: Generating endpoints, whose `strategy` and `veridical` fields can only be ours.
 _GENERATING = frozenset({"/completions", "/embeddings"})
 #: A path is unquoted until nothing changes, but not more often than this.
@@ -59,7 +61,8 @@ class Transparent:
 
     def _check(self, method: str, path: str) -> None:
         allowed = self._assembly.settings.passthrough
-        if method not in METHODS or not any(fnmatchcase(unquote(path[1:]), each) for each in allowed):
+        known = method in METHODS and not (method == "POST" and path.rstrip("/") in _OURS)
+        if not known or not any(fnmatchcase(unquote(path[1:]), each) for each in allowed):
             raise NotFound("path", f"{method} {ROOT}{path}", ())
 
     async def _serve(self, path: str, raw: bytes, headers: Headers, scope: Scope, send: Send) -> None:
@@ -69,6 +72,8 @@ class Transparent:
             told["content-type"] = found["content-type"]
         key = key_of(scope)
         mounted, model, body = await self._place(path, raw, found, told, key)
+        if key and key.models and not (model and scope["method"] == "POST"):
+            raise NotAllowed("This API key is for some models only: it asks nothing else.", param="model")
         headers.append((BACKEND_HEADER.encode(), mounted.name.encode()))
         http = _speaking(mounted)
         await mounted.ready()
@@ -107,7 +112,6 @@ class Transparent:
         Raises:
             NotFound: no backend serves the model, or has the name, that is asked for.
             UnsupportedParameter: a strategy is asked for.
-            NotAllowed: the key is for some models, and the request names none.
         """
         form = found.get("content-type", "")
         fields = _json_object(raw) if not form.startswith("multipart/") else {}
@@ -116,8 +120,6 @@ class Transparent:
         if own or STRATEGY_HEADER in found:
             self._refuse_strategy(fields if own else {}, found.get(STRATEGY_HEADER), path)
         if not isinstance(model, str) or not model:
-            if key and key.models:
-                raise NotAllowed("This API key is for some models only: name one.", param="model")
             return self._named(found.get(BACKEND_HEADER)), "", raw
         visible = [key.allows_model] if key and key.models else []
         route = await self._assembly.router.resolve(model, told, *visible)

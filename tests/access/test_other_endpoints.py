@@ -67,8 +67,10 @@ def test_a_key_for_some_models_reaches_nothing_else(guarded, create, upstream):
         body = {"model": "m1", "input": "x"}
         assert proxy.request("POST", path, body, bearer(key)).error["code"] == "model_not_found"
         assert proxy.request("POST", path, {**body, "model": "m2"}, bearer(key)).status == 200
-    refused = proxy.request("GET", FILES, headers=bearer(key))
-    assert (refused.status, refused.error["code"]) == (403, "not_allowed")
+    for method, body in (("GET", None), ("DELETE", {"model": "m2"}), ("POST", {})):
+        refused = proxy.request(method, FILES, body, bearer(key))
+        assert (refused.status, refused.error["code"]) == (403, "not_allowed")
+    assert not upstream.at(FILES)
 
 
 def test_a_key_for_some_strategies_gets_no_bare_model_in_another_way(guarded, create, upstream):

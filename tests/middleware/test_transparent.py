@@ -248,6 +248,14 @@ def test_the_configuration_names_what_may_pass(serve, upstream):
     assert proxy.request("GET", "/v1/files/audio/x").status == 404
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions/", "/v1/responses/"])
+def test_what_is_ours_is_not_passed_on_under_another_spelling(proxy, upstream, path):
+    upstream.paths[path] = Whole(b"{}")
+    response = proxy.request("POST", path, {"model": "m1"})
+    assert (response.status, response.error["code"]) == (404, "path_not_found")
+    assert not upstream.log
+
+
 def test_client_keys_guard_these_paths_too(serve, upstream, monkeypatch):
     monkeypatch.setenv("A_CLIENT_KEY", "sk-client")
     proxy = serve(auth={"client_keys_env": ["A_CLIENT_KEY"]})
