@@ -4,12 +4,13 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 DENSE := .venv-dense
+CLIENTS := .venv-clients
 DENSE_TESTS := tests/retrievers/test_dense.py tests/retrievers/test_rerank.py tests/retrievers/test_wikidata.py tests/retrievers/test_langchain.py
 EXTRAS := local,bm25,wikipedia,python-tool,toxicity,postgres,redis,evals,dev
 STAMP := $(VENV)/.installed
 PACKAGES := $(BIN)/mypy -p veridical.server -p veridical.middleware -p veridical.strategies -p veridical.retrievers -p veridical.evals -p veridical.__main__
 
-.PHONY: serve test test-dense check install link format bench clean
+.PHONY: serve test test-all test-dense test-clients check install link format bench clean
 
 serve: install
 	$(BIN)/veridical serve --port $(PORT)
@@ -23,6 +24,15 @@ test-dense: link
 	$(DENSE)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-dense.txt torch
 	$(DENSE)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-dense.txt --editable ".[bm25,dense,dev,dev-dense]"
 	$(DENSE)/bin/python -m pytest $(DENSE_TESTS)
+
+# Real clients, in an environment of their own, before a scripted model; node's only where there is node.
+test-clients: install
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --constraint constraints-clients.txt --requirement tests/clients/requirements.txt
+	command -v npm >/dev/null && npm install --silent --no-save --no-package-lock --prefix $(CLIENTS) openai@7.57.0 || true
+	$(CLIENTS)/bin/python tests/clients/run.py
+
+test-all: test test-dense test-clients
 
 check: install link
 	$(BIN)/ruff format --check .
@@ -50,4 +60,4 @@ bench: install
 	$(BIN)/python benchmarks/strategies.py
 
 clean:
-	rm -rf $(VENV) $(DENSE) build dist *.egg-info
+	rm -rf $(VENV) $(DENSE) $(CLIENTS) build dist *.egg-info

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 
 from veridical.middleware import passthrough
 from veridical.middleware.access.gate import Gate, may_use
@@ -22,10 +23,13 @@ from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import ClientKeys, key_of
 from veridical.middleware.config import Settings
 from veridical.middleware.errors import error_response, error_type
-from veridical.middleware.openapi import CHAT_DOCUMENTATION
-from veridical.middleware.passthrough import Passthrough, forwarded
+from veridical.middleware.openapi import CHAT_DOCUMENTATION, RESPONSES_DOCUMENTATION
+from veridical.middleware.passthrough import Passthrough
+from veridical.middleware.relaying import forwarded
 from veridical.middleware.responding import Receive, Scope, Send
-from veridical.strategies.errors import ConfigError, NotFound, VeridicalError
+from veridical.middleware.responses.archive import Archive, is_ours, owner_of, page
+from veridical.middleware.transparent import Transparent
+from veridical.strategies.errors import ConfigError, NotFound, UnsupportedParameter, VeridicalError
 
 
 class Answer(Response):
@@ -38,6 +42,18 @@ class Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the strategy and send what it says."""
         await passthrough.answer(self.call, self.assembly, send)
+
+
+class Elsewhere(Response):
+    """The response to what a backend must be asked for: passed on as it comes."""
+
+    def __init__(self, others: Transparent) -> None:
+        super().__init__()
+        self.others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask, and send what is answered."""
+        await self.others(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Any:
@@ -57,7 +73,10 @@ def create_app(settings: Settings) -> Any:
             await assembly.close()
 
     app = FastAPI(title="Veridical", version=version("veridical"), lifespan=lifespan, redoc_url=None)
+    others = Transparent(assembly)
     _add_routes(app, assembly)
+    _add_responses_routes(app, assembly, others)
+    app.router.routes.append(Mount("/v1", app=others))  # behind every route of ours
     _add_error_handlers(app)
     wrapped: Any = Passthrough(app, assembly)
     return ClientKeys(wrapped, assembly.gate.directory) if assembly.gate else wrapped
@@ -114,6 +133,40 @@ def _add_usage(app: FastAPI, gate: Gate) -> None:
         key = key_of(request.scope)
         assert key is not None  # noqa: S101 - nobody gets here without
         return await gate.report(key, request.query_params)
+
+
+def _add_responses_routes(app: FastAPI, assembly: Assembly, others: Transparent) -> None:
+    def archive(request: Request) -> Archive:
+        return Archive(assembly.responses, owner_of(request.scope))
+
+    @app.post(passthrough.RESPONSES_PATH, openapi_extra=RESPONSES_DOCUMENTATION, response_class=JSONResponse)
+    async def responses(request: Request) -> Response:
+        """Answer in the shape of OpenAI's Responses API, with a strategy where one is asked for."""
+        return Answer(request.state.chat, assembly)
+
+    @app.get("/v1/responses/{response_id}")
+    async def response(response_id: str, request: Request) -> Response:
+        """A response that is kept here; a backend's own is asked of the backend."""
+        if not is_ours(response_id):
+            return Elsewhere(others)
+        if request.query_params.get("stream") == "true":
+            raise UnsupportedParameter("A finished response is not streamed again.", param="stream")
+        return JSONResponse((await archive(request).find(response_id)).response)
+
+    @app.delete("/v1/responses/{response_id}")
+    async def forget(response_id: str, request: Request) -> Response:
+        """Forget a response."""
+        if not is_ours(response_id):
+            return Elsewhere(others)
+        return JSONResponse(await archive(request).delete(response_id))
+
+    @app.get("/v1/responses/{response_id}/input_items")
+    async def input_items(response_id: str, request: Request) -> Response:
+        """What a kept response was made from: its request's own items."""
+        if not is_ours(response_id):
+            return Elsewhere(others)
+        kept = await archive(request).find(response_id)
+        return JSONResponse(page(kept, request.url.query.encode()))
 
 
 def _add_error_handlers(app: FastAPI) -> None:

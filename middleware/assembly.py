@@ -21,6 +21,7 @@ from veridical.middleware.config import (
 )
 from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
+from veridical.middleware.responses.store import MemoryStore, ResponseStore
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.middleware.sources import sources
 from veridical.middleware.tools import configured_tools
@@ -45,6 +46,8 @@ class Assembly:
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self.gate = Gate(settings) if settings.auth.required else None
         check_role_names(settings.roles)
+        kept = settings.responses
+        self.responses: ResponseStore = MemoryStore(kept.max_bytes, kept.ttl_s)
         self.sources = sources(settings.retrievers, secret)
         self.domains = domains(settings)
         self.tools = configured_tools(settings.tools, self.session, secret)
@@ -184,6 +187,7 @@ class Assembly:
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
             max_response_bytes=settings.max_response_bytes,
+            speaks_responses=settings.responses,
         )
         return Mounted(name, backend, _names(settings.models) if settings.models else None, backend)
 

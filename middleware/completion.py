@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from veridical.middleware.pipeline import Run, traced
+from veridical.middleware.sse import DONE, event
 from veridical.strategies.evidence import citations
 from veridical.strategies.reply import Reply, unstreamed
 from veridical.strategies.thinking import without_thinking
@@ -33,14 +34,15 @@ def completion(run: Run, answers: Sequence[Answer]) -> dict[str, Any]:
                 "logprobs": answer.logprobs,
                 "finish_reason": answer.finish_reason,
             }
-            for index, (choice, answer) in enumerate(zip(run.choices, _said_by(run, answers), strict=True))
+            for index, (choice, answer) in enumerate(zip(run.choices, said_by(run, answers), strict=True))
         ],
         "usage": usage_of(run),
         **_veridical(run),
     }
 
 
-def _said_by(run: Run, answers: Sequence[Answer]) -> Sequence[Answer]:
+def said_by(run: Run, answers: Sequence[Answer]) -> Sequence[Answer]:
+    """The answers with reasoning apart from words; `direct` leaves them as the model gave them."""
     return answers if run.direct else [without_thinking(answer) for answer in answers]
 
 
@@ -59,6 +61,33 @@ def _kept(answers: Sequence[Answer]) -> Mapping[str, Any]:
 def _veridical(run: Run) -> dict[str, Any]:
     report = traced(run, run.request.controls.trace)
     return {"veridical": report} if report else {}
+
+
+class ChatWire:
+    """One answer in the shape of chat completions."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._chunks = run, Chunks(run)
+
+    async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The completion."""
+        return completion(self._run, answers)
+
+    def opening(self) -> bytes:
+        """Nothing: a chat's stream begins with its first delta."""
+        return b""
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        """The event of a piece of choice `index`; none for a piece without content."""
+        return event(self._chunks.delta(index, delta)) if delta.fields else b""
+
+    async def ending(self, finishes: Mapping[int, str]) -> bytes:
+        """The last chunks, and the end mark."""
+        return b"".join(map(event, self._chunks.endings(finishes))) + DONE
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        """The event of an answer that broke off."""
+        return event({"error": error})
 
 
 class Chunks:
@@ -83,10 +112,6 @@ class Chunks:
             fields = {"role": "assistant", **fields}
         return self._chunk(index, fields, None, delta.logprobs)
 
-    def progress(self, index: int, words: str) -> dict[str, Any]:
-        """A step in words, as reasoning: under both names in use."""
-        return self.delta(index, Delta({"reasoning_content": words + "\n", "reasoning": words + "\n"}))
-
     def endings(self, finishes: Mapping[int, str]) -> list[dict[str, Any]]:
         """The last chunks: each choice's finish reason, then usage; the very last carries the trail."""
         chunks = [
@@ -95,7 +120,9 @@ class Chunks:
         ]
         if self.run.request.includes_usage:
             chunks.append({**self._head, "choices": [], "usage": usage_of(self.run)})
-        chunks[-1] = {**chunks[-1], **_veridical(self.run)}
+        first = self.run.choices[0].reply
+        kept = first.answer.envelope if first else {}
+        chunks[-1] = {**kept, **chunks[-1], **_veridical(self.run)}
         return chunks
 
     def _annotations(self, index: int) -> Message:

@@ -84,6 +84,13 @@ class StateSettings(Section):
     flush_s: float = Field(1.0, gt=0, le=300, description="Seconds between writes of usage.")
 
 
+class ResponsesSettings(Section):
+    """How long the Responses API's responses are kept, in this process's memory."""
+
+    max_bytes: int = Field(64_000_000, ge=0, description="Most that is kept; the least recently used leave.")
+    ttl_s: float = Field(86_400.0, gt=0, description="Seconds that a response is kept.")
+
+
 class HttpBackendSettings(Section):
     """Any OpenAI-compatible server."""
 
@@ -103,6 +110,9 @@ class HttpBackendSettings(Section):
     )
     json_schema: bool = Field(True, description="Whether it takes response_format json_schema.")
     n: bool = Field(True, description="Whether it takes n, several choices in one request.")
+    responses: bool | None = Field(
+        None, description="Whether it has /v1/responses itself; none = its first answer there tells."
+    )
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout_s: float = Field(
         300.0, gt=0, description="Seconds without a byte before a call is given up."
@@ -224,10 +234,15 @@ class Settings(Section):
     advertise: tuple[str, ...] | None = Field(
         None, description="Strategies that /v1/models lists with each model; none = all that are built in."
     )
+    passthrough: tuple[str, ...] = Field(
+        ("*",),
+        description="Paths under /v1 that go to a backend as they are, by pattern, such as audio/*.",
+    )
     server: ServerSettings = ServerSettings()
     budget: BudgetSettings = BudgetSettings()
     auth: AuthSettings = AuthSettings()
     state: StateSettings = StateSettings()
+    responses: ResponsesSettings = ResponsesSettings()
     roles: dict[str, str] = Field(
         {},
         description="Models for roles (generator, verifier, examiner, critic, judge, agent1, …); "
@@ -376,6 +391,7 @@ def setting_paths() -> list[tuple[str, ...]]:
         "budget": BudgetSettings,
         "auth": AuthSettings,
         "state": StateSettings,
+        "responses": ResponsesSettings,
     }
     return [
         ("default_strategy",),

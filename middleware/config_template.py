@@ -12,6 +12,7 @@ from veridical.middleware.config import (
     HttpBackendSettings,
     LangChainBackendSettings,
     LocalBackendSettings,
+    ResponsesSettings,
     ServerSettings,
     Settings,
     StateSettings,
@@ -83,6 +84,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "budget": BudgetSettings,
     "auth": AuthSettings,
     "state": StateSettings,
+    "responses": ResponsesSettings,
 }
 
 
@@ -109,7 +111,10 @@ def _fields(section: type[Section], given: dict[str, Any], *, on: bool) -> list[
     """A section's scalar keys, one comment and one line each; first those of `given`, with its values."""
     lines: list[str] = []
     for key, field in sorted(section.model_fields.items(), key=lambda item: item[0] not in given):
-        if key in {*Settings.model_fields} - {"default_strategy", "advertise"} and section is Settings:
+        if (
+            key in {*Settings.model_fields} - {"default_strategy", "advertise", "passthrough"}
+            and section is Settings
+        ):
             continue
         default = field.get_default(call_default_factory=True)
         value = given.get(key, default)

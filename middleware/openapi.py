@@ -1,4 +1,4 @@
-"""What the OpenAPI page says of the chat endpoint, whose body is read ahead of FastAPI."""
+"""What the OpenAPI page says of chats and responses, whose bodies are read ahead of FastAPI."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ _CONTROLS = Controls.model_json_schema()
 _CONTROLS["properties"]["budget"] = BudgetRequest.model_json_schema()
 _CONTROLS.pop("$defs", None)
 
-CHAT_DOCUMENTATION: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages"],
-                    "additionalProperties": True,
-                    "properties": {
-                        "model": {"type": "string", "minLength": 1, "description": "MODEL or MODEL+STRATEGY"},
-                        "messages": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["role"],
-                                "properties": {"role": {"type": "string"}},
-                            },
-                        },
-                        "stream": {"type": "boolean"},
-                        "n": {"type": "integer", "minimum": 1},
-                        "strategy": {"description": "Short form of veridical.strategy"},
-                        "veridical": _CONTROLS,
-                    },
-                }
-            }
-        },
-    }
+_OWN: dict[str, Any] = {
+    "model": {"type": "string", "minLength": 1, "description": "MODEL or MODEL+STRATEGY"},
+    "stream": {"type": "boolean"},
+    "strategy": {"description": "Short form of veridical.strategy"},
+    "veridical": _CONTROLS,
 }
+_MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}}},
+}
+_INPUT = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+
+
+def _body(required: list[str], **properties: Any) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "required": required,
+        "additionalProperties": True,
+        "properties": {**_OWN, **properties},
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+CHAT_DOCUMENTATION = _body(["model", "messages"], messages=_MESSAGES, n={"type": "integer", "minimum": 1})
+RESPONSES_DOCUMENTATION = _body(
+    ["model", "input"],
+    input=_INPUT,
+    instructions={"type": "string"},
+    previous_response_id={"type": "string"},
+    store={"type": "boolean"},
+    max_output_tokens={"type": "integer", "minimum": 1},
+)

@@ -1,4 +1,4 @@
-"""The chat endpoint ahead of FastAPI: `direct` is relayed as bytes, everything else goes on inside.
+"""Chats and responses ahead of FastAPI: `direct` is relayed as bytes, everything else goes on inside.
 
 A relayed answer is the backend's own bytes; our id and the backend's name stand in headers.
 """
@@ -6,23 +6,25 @@ A relayed answer is the backend's own bytes; our id and the backend's name stand
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
 
 from veridical.middleware.access.gate import check_strategy
+from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.access.metering import Meter
 from veridical.middleware.access.tally import Tally, asked_tokens, spent_by
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import key_of
-from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend, next_bytes, serialised
-from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object, log
+from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.completion import ChatWire
+from veridical.middleware.errors import ClientDisconnected
 from veridical.middleware.pipeline import Run
 from veridical.middleware.protocol import (
-    OWN_FIELDS,
     STRATEGY_HEADER,
     BudgetRequest,
     ChatBody,
@@ -30,55 +32,62 @@ from veridical.middleware.protocol import (
     check_n,
     read_body,
 )
+from veridical.middleware.relaying import forwarded, pass_on, read_request_body, relayed_body
 from veridical.middleware.responding import (
     EventStream,
     Headers,
     Receive,
     Scope,
     Send,
-    respond,
+    Wire,
     respond_error,
     respond_whole,
     until_gone,
 )
+from veridical.middleware.responses.archive import Archive, Kept, is_ours, owner_of, stem
+from veridical.middleware.responses.items import listed
+from veridical.middleware.responses.request import ResponsesBody, read_responses_body
+from veridical.middleware.responses.wire import ResponsesWire
 from veridical.middleware.routing import Route
-from veridical.middleware.sse import event
 from veridical.strategies.base import Strategy
-from veridical.strategies.errors import BackendError, BackendFailed
+from veridical.strategies.errors import BackendError
 from veridical.strategies.registry import GENERATOR
 
 CHAT_PATH = "/v1/chat/completions"
-#: A begun line of a relayed stream waits for its end up to this size.
-LONGEST_HELD_BYTES = 65_536
-#: Of one hop or of this server; never forwarded, in neither direction.
-_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"}
-    | {"trailer", "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding"}
-    | {"content-encoding", "expect", "cookie", "set-cookie", "server", "date"}
-)
+RESPONSES_PATH = "/v1/responses"
+#: What a server says that has no such path, and the codes of a 404 that is about something else.
+_NO_SUCH_PATH = frozenset({404, 405, 501})
+_OTHER_404 = frozenset({"model_not_found", "previous_response_not_found"})
+
+
+#: A request of either API, read as far as tells where it goes.
+Request = ChatBody | ResponsesBody
 
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A chat request on its way inside: read, routed, its strategy known."""
+    """A chat on its way inside: read, routed, its strategy and the shape of its answer known."""
 
     id: str
     request: ChatBody
     route: Route
     strategy: Strategy
     headers: Mapping[str, str]
+    wire: Callable[[Run], Wire] = ChatWire
     meter: Meter | None = None
 
 
 class Passthrough:
-    """Wraps the app. Reads chat requests, relays the direct ones, hands the others in as `ChatCall`."""
+    """Wraps the app. Reads chats and responses, relays the direct ones, hands the others in as
+    `ChatCall`."""
 
     def __init__(self, app: Any, assembly: Assembly) -> None:
         self.app, self.assembly = app, assembly
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
-        if scope["type"] != "http" or scope["path"] != CHAT_PATH or scope["method"] != "POST":
+        ours = scope["type"] == "http" and scope["path"] in (CHAT_PATH, RESPONSES_PATH)
+        if not ours or scope["method"] != "POST":
             await self._others(scope, receive, send)
             return
         request_id = os.urandom(12).hex()
@@ -103,180 +112,141 @@ class Passthrough:
     async def _serve(
         self, request_id: str, raw: bytes, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        call = await self._admitted(await self._understand(request_id, raw, scope), scope)
-        headers.append((b"x-veridical-backend", call.route.mounted.name.encode()))
-        http = call.route.mounted.http
-        try:
-            if http and relayable(call):
-                headers += call.meter.headers if call.meter else ()
-                await relay(http, call, raw, headers, send)
-            else:
-                scope.setdefault("state", {})["chat"] = call
-                await self.app(scope, receive, send)
-        finally:
-            if call.meter:
-                call.meter.close()
-
-    async def _admitted(self, call: ChatCall, scope: Scope) -> ChatCall:
-        """The call with its meter, where its key has one."""
-        key, gate = key_of(scope), self.assembly.gate
-        if key is None or gate is None:
-            return call
-        check_strategy(key, call.strategy)
-        tokens = asked_tokens(call.request.body)
-        return replace(call, meter=await gate.admit(key, call.route.name, call.strategy, tokens))
-
-    async def _understand(self, request_id: str, raw: bytes, scope: Scope) -> ChatCall:
         found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request = read_body(raw, found.get(STRATEGY_HEADER))
-        headers = forwarded(found, self.assembly.forwards_credentials)
-        key = key_of(scope)
+        read = read_body if scope["path"] == CHAT_PATH else read_responses_body
+        request = read(raw, found.get(STRATEGY_HEADER))
+        told = forwarded(found, self.assembly.forwards_credentials)
+        route, strategy = await self._choose(request, told, key_of(scope))
+        headers.append((b"x-veridical-backend", route.mounted.name.encode()))
+        meter = await self._admitted(request, route, strategy, key_of(scope))
+        try:
+            http = route.mounted.http
+            if http and relayable(request, route, strategy):
+                body = relayed_body(request.body, route.model, raw)
+                limits = meter.headers if meter else []
+                if await relay(http, request, body, told, [*headers, *limits], send, meter):
+                    return
+            chat, wire = await self._chat(request_id, request, route, scope)
+            call = ChatCall(request_id, chat, route, strategy, told, wire, meter)
+            scope.setdefault("state", {})["chat"] = call
+            await self.app(scope, receive, send)
+        finally:
+            if meter:
+                meter.close()
+
+    async def _choose(
+        self, request: Request, headers: Mapping[str, str], key: ApiKey | None
+    ) -> tuple[Route, Strategy]:
+        """Where a request goes, and what is done with it."""
         visible = [key.allows_model] if key and key.models else []
         route = await self.assembly.router.resolve(request.model, headers, *visible)
         pipelines = self.assembly.pipelines
         if request.asked is not None:
-            strategy = pipelines.build(request.asked)
-        else:
-            default = self.assembly.settings.default_strategy
-            strategy = pipelines.read(default if route.suffix is None else route.suffix)
-        return ChatCall(request_id, request, route, strategy, headers)
+            return route, pipelines.build(request.asked)
+        default = self.assembly.settings.default_strategy
+        return route, pipelines.read(default if route.suffix is None else route.suffix)
+
+    async def _chat(
+        self, request_id: str, request: Request, route: Route, scope: Scope
+    ) -> tuple[ChatBody, Callable[[Run], Wire]]:
+        """A request as a chat, and the shape of its answer."""
+        if isinstance(request, ChatBody):
+            return request, ChatWire
+        archive = Archive(self.assembly.responses, owner_of(scope))
+        return await translated(request_id, request, route, archive)
+
+    async def _admitted(
+        self, request: Request, route: Route, strategy: Strategy, key: ApiKey | None
+    ) -> Meter | None:
+        """The request's meter, where its key has one."""
+        gate = self.assembly.gate
+        if key is None or gate is None:
+            return None
+        check_strategy(key, strategy)
+        return await gate.admit(key, route.name, strategy, asked_tokens(request.measured))
 
 
-def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
-    """The client's headers as a backend may see them."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name not in _HOP
-        and name != "content-type"
-        and not name.startswith("x-veridical-")
-        and (credentials or name not in CREDENTIALS)
-    }
-
-
-async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole request body.
+async def translated(
+    call_id: str, request: ResponsesBody, route: Route, archive: Archive
+) -> tuple[ChatBody, Callable[[Run], Wire]]:
+    """A request of the Responses API as a chat, and the shape in which its answer is told, and kept.
 
     Raises:
-        BodyTooLarge: it is, or claims to be, over `limit` bytes.
-        ClientDisconnected: the client left while sending.
+        VeridicalError: what it continues is not kept, or a chat cannot keep what it asks for.
     """
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise BodyTooLarge(f"The request body is over {limit} bytes.")
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise BodyTooLarge(f"The request body is over {limit} bytes.")
-        if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+    history, items = await archive.conversation(request)
+    chat = request.chat(history, items, route.mounted.backend.adapted)
+    name = stem(call_id)
+
+    async def keep(response: dict[str, Any]) -> bool:
+        return await archive.keep(Kept(response, listed(items, name), history))
+
+    return chat, partial(ResponsesWire, request=request, stem=name, keep=keep if request.stored else None)
 
 
-def relayable(call: ChatCall) -> bool:
-    """Whether bytes can go through as they are: nothing to check, to tell, to limit or to wait for."""
+def relayable(request: Request, route: Route, strategy: Strategy) -> bool:
+    """Whether bytes can go through as they are: nothing to check, to tell, to limit or to wait for, and
+    a backend that may know this API and what the request refers to."""
+    if isinstance(request, ResponsesBody):
+        http = route.mounted.http
+        if http is None or http.speaks_responses is False or is_ours(request.previous):
+            return False
     return (
-        str(call.strategy) == "direct"
-        and call.request.controls.budget == BudgetRequest()
-        and call.request.controls.trace in (None, "none")
-        and call.route.mounted.is_ready()
+        str(strategy) == "direct"
+        and request.controls.budget == BudgetRequest()
+        and request.controls.trace in (None, "none")
+        and route.mounted.is_ready()
     )
 
 
-def relayed_body(call: ChatCall, raw: bytes) -> bytes:
-    """The body for the backend: the client's bytes, unless a name or a field of ours must change."""
-    body = call.request.body
-    if body["model"] == call.route.model and not any(field in body for field in OWN_FIELDS):
-        return raw
-    kept = {key: value for key, value in body.items() if key not in OWN_FIELDS}
-    return serialised({**kept, "model": call.route.model})
-
-
-async def relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Headers, send: Send) -> None:
-    """Send the request on and the answer back, unparsed.
+async def relay(
+    http: OpenAIBackend,
+    request: Request,
+    body: bytes,
+    client: Mapping[str, str],
+    headers: Headers,
+    send: Send,
+    meter: Meter | None,
+) -> bool:
+    """Send the request on and the answer back, unparsed. False, and nothing has been sent, where the
+    backend turns out not to know the Responses API.
 
     Raises:
         BackendError: no answer began; nothing has been sent.
     """
-    if call.meter is None:
-        await _relay(http, call, raw, headers, send)
-        return
-    tally = Tally(send)
+    path = "/responses" if isinstance(request, ResponsesBody) else "/chat/completions"
+    tally = Tally(send) if meter else None
+    relayed = True
     try:
-        await _relay(http, call, raw, headers, tally)
+        async with http.sent("POST", path, body, client, stream=request.stream) as response:
+            relayed = path != "/responses" or await _speaks_responses(response, http)
+            if relayed:
+                await pass_on(response, http, path, headers, tally or send)
     except BackendError as error:
-        tally.failed(error)
+        if tally:
+            tally.failed(error)
         raise
     finally:
-        call.meter.spend(tally.spending(call.request.body))
+        if meter and tally and relayed:
+            meter.spend(tally.spending(request.measured))
+    return relayed
 
 
-async def _relay(http: OpenAIBackend, call: ChatCall, raw: bytes, headers: Headers, send: Send) -> None:
-    body, stream = relayed_body(call, raw), call.request.stream
-    response = await http.send("POST", "/chat/completions", body, call.headers, stream=stream)
-    ours = {name.decode() for name, _ in headers}  # our limits, not those that we have with the backend
-    try:
-        refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
-        passed = [
-            (name.lower().encode("latin-1"), http.unkeyed(value.encode("latin-1")))
-            for name, value in response.headers.items()
-            if name.lower() not in _HOP and name.lower() not in ours
-        ]
-        if refusal is not None:
-            await respond(send, response.status, [*passed, *headers], refusal)
-            return
-        if response.content_length is not None and "Content-Encoding" not in response.headers:
-            passed.append((b"content-length", str(response.content_length).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
-        if response.content_type == "text/event-stream":
-            await _relay_events(response, http, send)
-        else:
-            await _relay_whole(response, send)
-    finally:
-        response.close()
+async def _speaks_responses(response: aiohttp.ClientResponse, http: OpenAIBackend) -> bool:
+    """Whether a server has the Responses API, as far as this answer tells; it is remembered.
 
-
-async def _relay_whole(response: aiohttp.ClientResponse, send: Send) -> None:
-    """The body as it comes. One that breaks is left without its end, at which the server breaks the
-    connection: it must not look complete."""
-    try:
-        while chunk := await next_bytes(response):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except BackendError as error:
-        log.warning("an answer broke off: %s", error.message)
-        return
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _relay_events(response: aiohttp.ClientResponse, http: OpenAIBackend, send: Send) -> None:
-    """The events as they come, cut at line ends, so that one that breaks off is not half sent. A
-    stream that breaks ends in an error event."""
-    tail = held = b""
-    try:
-        while chunk := await next_bytes(response):
-            chunk, held = _lines(held + chunk)
-            chunk = http.unkeyed(chunk)
-            if chunk:
-                tail = (tail + chunk)[-4096:]
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if b"[DONE]" not in tail + held and b'"finish_reason":"' not in tail.replace(b" ", b""):
-            raise BackendFailed("The backend's stream ended before its answer was complete.")
-    except BackendError as error:
-        _, found = error_object(error)
-        await send({"type": "http.response.body", "body": b"\n\n" + event({"error": found})})
-        return
-    await send({"type": "http.response.body", "body": http.unkeyed(held)})
-
-
-def _lines(data: bytes) -> tuple[bytes, bytes]:
-    """The whole lines of `data`, and the begun one; a very long line is not held back."""
-    end = data.rfind(b"\n") + 1
-    return (data[:end], data[end:]) if len(data) - end < LONGEST_HELD_BYTES else (data, b"")
+    Raises:
+        BackendRefused: it says that something else is missing, such as the model.
+    """
+    if http.speaks_responses is None and response.status < 400:
+        http.speaks_responses = True
+    if http.speaks_responses or response.status not in _NO_SUCH_PATH:
+        return True
+    refusal = await http.refusal(response)
+    if refusal.body and (refusal.body.get("param") or refusal.body.get("code") in _OTHER_404):
+        raise refusal
+    http.speaks_responses = False
+    return False
 
 
 async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
@@ -313,10 +283,10 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
         )
         try:
             if call.request.stream:
-                stream = EventStream(run, headers, send, assembly.settings.server.heartbeat_s)
+                stream = EventStream(run, call.wire(run), headers, send, assembly.settings.server.heartbeat_s)
                 await stream()
             else:
-                await respond_whole(run, headers, send)
+                await respond_whole(run, call.wire(run), headers, send)
         finally:
             if call.meter:
                 calls = (each for choice in run.choices for each in choice.trace.made)

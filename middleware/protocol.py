@@ -85,6 +85,11 @@ class ChatBody:
         return {key: value for key, value in self.body.items() if key not in HANDLED}
 
     @property
+    def measured(self) -> Mapping[str, Any]:
+        """What of it costs tokens."""
+        return self.body
+
+    @property
     def includes_usage(self) -> bool:
         """Whether a stream is to end with its usage."""
         options = self.body.get("stream_options")
@@ -100,28 +105,55 @@ def read_body(raw: bytes, strategy_header: str | None = None) -> ChatBody:
     Raises:
         InvalidRequest: it is no JSON object or a field has the wrong shape; names the field.
     """
+    body = read_object(raw)
+    _check_shape(body)
+    return ChatBody(body, *read_controls(body, strategy_header))
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """A request body that must be a JSON object.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as wrong:
         raise InvalidRequest(f"The body is not valid JSON: {wrong.msg} at character {wrong.pos}.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    _check_shape(body)
+    return body
+
+
+def read_controls(
+    body: Mapping[str, Any], strategy_header: str | None
+) -> tuple[Controls, tuple[Stage, ...] | None]:
+    """What of a body is ours, and the strategy that it or a header names, if any.
+
+    Raises:
+        InvalidRequest: a field of ours has the wrong shape; names it.
+    """
     controls = _controls(body.get("veridical"))
-    asked: tuple[Stage, ...] | None = None
     if controls.strategy is not None:
-        asked = read_strategy(controls.strategy)
-    elif body.get("strategy") is not None:
-        asked = read_strategy(body["strategy"])
-    elif strategy_header:
-        asked = parse_expression(strategy_header)
-    return ChatBody(body, controls, asked)
+        return controls, read_strategy(controls.strategy)
+    if body.get("strategy") is not None:
+        return controls, read_strategy(body["strategy"])
+    return controls, parse_expression(strategy_header) if strategy_header else None
+
+
+def check_model(body: Mapping[str, Any]) -> None:
+    """Refuse a body without a model's name.
+
+    Raises:
+        InvalidRequest: it has none.
+    """
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise InvalidRequest("'model' must be a non-empty string.", param="model")
 
 
 def _check_shape(body: Mapping[str, Any]) -> None:
-    model, messages, n = body.get("model"), body.get("messages"), body.get("n")
-    if not isinstance(model, str) or not model:
-        raise InvalidRequest("'model' must be a non-empty string.", param="model")
+    check_model(body)
+    messages, n = body.get("messages"), body.get("n")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("'messages' must be a non-empty array.", param="messages")
     for index, message in enumerate(messages):

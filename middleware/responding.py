@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from veridical.middleware.completion import Chunks, completion
 from veridical.middleware.errors import ClientDisconnected, error_object, error_response
 from veridical.middleware.pipeline import Choice, Run
-from veridical.middleware.sse import DONE, comment, event
+from veridical.middleware.sse import comment
 from veridical.strategies.concurrency import concurrently
 from veridical.strategies.thinking import begun_unseen, without_thinking_live
+from veridical.strategies.types import Answer, Delta
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -28,6 +28,30 @@ EVENT_STREAM: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class Wire(Protocol):
+    """An API's shape of a run's answer: whole, or as the events of a stream."""
+
+    async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        ...
+
+    def opening(self) -> bytes:
+        """What a stream begins with."""
+        ...
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        """A piece of choice `index`; may be nothing."""
+        ...
+
+    async def ending(self, finishes: Mapping[int, str]) -> bytes:
+        """What closes a stream; `finishes` has each choice's finish reason."""
+        ...
+
+    def failure(self, error: Mapping[str, Any]) -> bytes:
+        """What closes a stream that broke off; `error` is OpenAI's object."""
+        ...
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -61,14 +85,14 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes) -> Non
     await send({"type": "http.response.body", "body": body})
 
 
-async def respond_whole(run: Run, headers: Headers, send: Send) -> None:
-    """Work on all choices at once and send the completion.
+async def respond_whole(run: Run, wire: Wire, headers: Headers, send: Send) -> None:
+    """Work on all choices at once and send the answer.
 
     Raises:
         VeridicalError: a choice could not be answered; nothing has been sent.
     """
     answers = await concurrently(run.whole, run.choices)
-    body = orjson.dumps(completion(run, answers))
+    body = orjson.dumps(await wire.whole(answers))
     await respond(send, 200, [*headers, (b"content-type", b"application/json")], body)
 
 
@@ -78,11 +102,10 @@ class EventStream:
     Producers, one for each choice, fill a bounded queue, so a slow client slows the backend down.
     """
 
-    def __init__(self, run: Run, headers: Headers, send: Send, heartbeat_s: float) -> None:
-        self.run, self.send, self.heartbeat_s = run, send, heartbeat_s
+    def __init__(self, run: Run, wire: Wire, headers: Headers, send: Send, heartbeat_s: float) -> None:
+        self.run, self.wire, self.send, self.heartbeat_s = run, wire, send, heartbeat_s
         self.headers = headers
-        self.chunks = Chunks(run)
-        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=64)
+        self.queue: asyncio.Queue[tuple[int, Delta] | None] = asyncio.Queue(maxsize=64)
         self.finishes: dict[int, str] = {}
         self.open = False
         self.accepted = asyncio.Event()
@@ -102,13 +125,12 @@ class EventStream:
             async for frames in self._frames():
                 await self._body(frames)
             await work
-            endings = b"".join(map(event, self.chunks.endings(self.finishes)))
-            await self._body(endings + DONE, last=True)
+            await self._body(await self.wire.ending(self.finishes), last=True)
         except Exception as error:
             if not self.open:
                 raise
             _, found = error_object(error)
-            await self._body(event({"error": found}), last=True)
+            await self._body(self.wire.failure(found), last=True)
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
@@ -131,7 +153,7 @@ class EventStream:
         await self.send(
             {"type": "http.response.start", "status": 200, "headers": [*self.headers, *EVENT_STREAM]}
         )
-        await self._body(comment("veridical"))
+        await self._body(comment("veridical") + self.wire.opening())
 
     async def _body(self, data: bytes, *, last: bool = False) -> None:
         await self.send({"type": "http.response.body", "body": data, "more_body": not last})
@@ -141,24 +163,26 @@ class EventStream:
         while True:
             try:
                 async with asyncio.timeout(self.heartbeat_s):
-                    frame = await self.queue.get()
+                    piece = await self.queue.get()
             except TimeoutError:
                 yield comment("working")
                 continue
             frames = []
-            while frame is not None:
-                frames.append(frame)
+            while piece is not None:
+                frames.append(self.wire.delta(*piece))
                 if self.queue.empty():
                     break
-                frame = self.queue.get_nowait()
-            if frames:
+                piece = self.queue.get_nowait()
+            if any(frames):
                 yield b"".join(frames)
-            if frame is None:
+            if piece is None:
                 return
 
     def _progress(self, index: int, words: str) -> None:
+        """A step in words, as reasoning: under both names in use."""
+        told = Delta({"reasoning_content": words + "\n", "reasoning": words + "\n"})
         with suppress(asyncio.QueueFull):  # a client that reads too slowly misses a step, not a word
-            self.queue.put_nowait(event(self.chunks.progress(index, words)))
+            self.queue.put_nowait((index, told))
 
     async def _produce(self) -> None:
         try:
@@ -176,8 +200,7 @@ class EventStream:
         try:
             async for delta in live if self.run.direct else words:
                 finish = delta.finish_reason or finish
-                if delta.fields:
-                    await self.queue.put(event(self.chunks.delta(choice.index, delta)))
+                await self.queue.put((choice.index, delta))
         finally:
             await live.aclose()
         self.finishes[choice.index] = finish

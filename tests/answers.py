@@ -21,6 +21,7 @@ class Exchange:
     raw: bytes
     at: float
     peer: Any = None
+    target: str = ""
     step: str = ""
     body: dict[str, Any] = field(default_factory=dict)
     gone: threading.Event = field(default_factory=threading.Event)
@@ -194,7 +195,8 @@ class Out:
         self.response.content_type = content_type
         self.response.content_length = len(raw) if length is None else length
         await self.response.prepare(self.request)
-        await self.response.write(raw)
+        if self.request.method != "HEAD":
+            await self.response.write(raw)
         if length is not None:
             self.abort()
 

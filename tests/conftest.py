@@ -15,6 +15,8 @@ from veridical.tests.upstream import Upstream, running_upstream
 hypothesis.settings.register_profile("veridical", deadline=None, database=None)
 hypothesis.settings.load_profile("veridical")
 
+#: Run in an environment of their own, by `make test-clients`.
+collect_ignore = ["clients"]
 Serve = Callable[..., Proxy]
 
 

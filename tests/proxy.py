@@ -19,6 +19,7 @@ from veridical.server import create_app
 from veridical.strategies.registry import BUILT_IN, strategy_from
 
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 
 
 @dataclass(frozen=True)

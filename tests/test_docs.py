@@ -56,6 +56,7 @@ def test_every_setting_is_documented(section: type[Section]) -> None:
         "server",
         "budget",
         "auth",
+        "responses",
         "state",
         "roles",
         "pipelines",

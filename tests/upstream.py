@@ -59,7 +59,7 @@ Service = Callable[[bytes], tuple[int, Any]]
 
 class Upstream:
     """The server. `models` is what /v1/models lists, None gives that path a 404; `keys` gives each
-    Authorization a list of its own."""
+    Authorization a list of its own; `paths` answers other paths."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -72,13 +72,18 @@ class Upstream:
         self.models_delay = 0.0
         self.log: list[Exchange] = []
         self.script: dict[str, Script] = {}
+        self.paths: dict[str, Answer] = {}
         self.questions: set[str] = set()
         self.services: dict[str, Service] = {}
 
     @property
     def chats(self) -> list[Exchange]:
         """The chat requests, in the order in which they came."""
-        return [exchange for exchange in self.log if exchange.path == "/v1/chat/completions"]
+        return self.at("/v1/chat/completions")
+
+    def at(self, path: str) -> list[Exchange]:
+        """The requests for one path."""
+        return [exchange for exchange in self.log if exchange.path == path]
 
     def asked(self, step: str) -> list[Exchange]:
         """The chat requests of one step."""
@@ -112,20 +117,26 @@ class Upstream:
         raw = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         exchange = Exchange(request.method, request.path, headers, raw, time.monotonic(), _peer(request))
+        exchange.target = request.raw_path
         self.log.append(exchange)
-        if request.path == "/v1/models":
+        if request.path == "/v1/models" and request.method == "GET":
             await asyncio.sleep(self.models_delay)
             return self._list(headers.get("authorization", ""))
         if request.path in self.services:
             status, found = self.services[request.path](raw)
             return web.json_response(found, status=status)
-        if request.path != "/v1/chat/completions":
+        if request.path in self.paths:
+            answer = self.paths[request.path]
+            exchange.body = json.loads(raw) if raw.startswith(b"{") else {}
+        elif (request.method, request.path) == ("POST", "/v1/chat/completions"):
+            exchange.body = json.loads(raw)
+            exchange.step = self.step_of(exchange)
+            answer = self._answer(exchange)
+        else:
             return web.json_response({"error": {"message": "no such path"}}, status=404)
-        exchange.body = json.loads(raw)
-        exchange.step = self.step_of(exchange)
         out = Out(request)
         try:
-            await self._answer(exchange).give(exchange, out)
+            await answer.give(exchange, out)
             exchange.answered = True
         except (asyncio.CancelledError, ConnectionError):
             exchange.gone.set()

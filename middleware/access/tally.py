@@ -78,6 +78,13 @@ class Tally:
         said = max(0, self._events - SILENT_EVENTS) if self._streamed else self._size // BYTES_PER_TOKEN
         return Spending(0, 1, prompt_tokens(request["messages"]), said, estimated_calls=1)
 
+    def told(self) -> Spending:
+        """What the backend says that the request cost; nothing where it does not say."""
+        usage = None if self._refused else self._usage()
+        if usage is None:
+            return Spending(calls=1)
+        return Spending(0, 1, usage.prompt_tokens, usage.completion_tokens)
+
     def _usage(self) -> Usage | None:
         data = b"".join(self._parts)
         whole = not self._streamed and self._kept == self._size

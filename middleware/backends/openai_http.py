@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeGuard
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from veridical.middleware.sse import EventReader
 from veridical.strategies.backend import ChatRequest
@@ -47,6 +48,7 @@ class OpenAIBackend:
     client's Authorization; without it the client's is forwarded if `forwards_authorization`.
     `closes_streams` says that the server ends the connection behind a stream without announcing
     it, as llama.cpp does: the next request on it would fail, so it is not used again.
+    `speaks_responses` says whether it has the Responses API too; None: its first answer will tell.
     """
 
     session: Sessions
@@ -60,6 +62,7 @@ class OpenAIBackend:
     read_timeout_s: float = 300.0
     max_response_bytes: int = 64_000_000
     closes_streams: bool = False
+    speaks_responses: bool | None = False
 
     def adapted(self, params: Params) -> Params:
         """A strategy's own parameters as this server takes them."""
@@ -110,10 +113,11 @@ class OpenAIBackend:
             total=None, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s
         )
         session = self.session(pooled=not (stream and self.closes_streams))
+        url = URL(f"{URL(self.base_url())}{path}", encoded=True)  # a client's quoting stays as it is
         async with network_errors():
             response = await session.request(
                 method,
-                self.base_url() + path,
+                url,
                 data=body,
                 headers=self.headers(headers),
                 timeout=timeout,
@@ -124,11 +128,26 @@ class OpenAIBackend:
             self.supports.discard("n")  # its usage counts the first choice only: ours would be wrong
         return response
 
+    @asynccontextmanager
+    async def sent(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, stream: bool = False
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The same for as long as it is used, and closed behind that.
+
+        Raises:
+            BackendTimeout, BackendUnreachable: as `send`.
+        """
+        response = await self.send(method, path, body, headers, stream=stream)
+        try:
+            yield response
+        finally:
+            response.close()
+
     def headers(self, client: Mapping[str, str]) -> dict[str, str]:
         """What the server gets to see of the client's headers, with its own key if we hold one."""
         kept = not self.api_key and self.forwards_authorization
         sent = {name: value for name, value in client.items() if kept or name not in CREDENTIALS}
-        sent |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        sent = {"content-type": "application/json", **sent, "Accept-Encoding": "identity"}
         if self.api_key:
             sent["Authorization"] = f"Bearer {self.api_key}"
         return sent

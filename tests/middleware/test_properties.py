@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veridical.middleware.passthrough import _lines
 from veridical.middleware.protocol import check_for_strategy, read_body
+from veridical.middleware.relaying import whole_events
 from veridical.middleware.routing import splits
 from veridical.middleware.sse import EventReader, comment, event
 from veridical.strategies.errors import BackendFailed, VeridicalError
@@ -55,13 +55,13 @@ def test_an_event_without_end_is_refused():
             [reader.feed(piece) for piece in cut(wire, range(0, 300, 10))]
 
 
-@given(st.binary(max_size=300), CUTS)
-def test_relayed_lines_lose_and_reorder_nothing(wire, at):
+@given(WIRE.map(b"".join) | st.binary(max_size=300), CUTS)
+def test_relayed_events_lose_and_reorder_nothing(wire, at):
     sent = held = b""
     for piece in cut(wire, at):
-        lines, held = _lines(held + piece)
-        assert lines == b"" or lines.endswith(b"\n")
-        sent += lines
+        whole, held = whole_events(held + piece)
+        assert whole == b"" or whole.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        sent += whole
     assert sent + held == wire
 
 

@@ -1,0 +1,150 @@
+"""Bytes from a client to a backend and back: nothing is parsed, and what breaks off never looks whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+
+from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend, next_bytes, serialised
+from veridical.middleware.endmarks import ChatEnd, EndMark, NoEnd, ResponsesEnd
+from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object, log
+from veridical.middleware.protocol import OWN_FIELDS
+from veridical.middleware.responding import Headers, Receive, Scope, Send, respond
+from veridical.strategies.errors import BackendError, BackendFailed
+
+#: How an API's streams end; others' end is known by the connection.
+_END_MARKS: Mapping[str, Callable[[], EndMark]] = {
+    "/chat/completions": ChatEnd,
+    "/completions": ChatEnd,
+    "/responses": ResponsesEnd,
+}
+#: A begun event of a relayed stream waits for its end up to this size.
+LONGEST_HELD_BYTES = 65_536
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+#: Of one hop or of this server; never forwarded, in neither direction.
+_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"}
+    | {"trailer", "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding"}
+    | {"content-encoding", "expect", "cookie", "set-cookie", "server", "date"}
+)
+
+
+def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
+    """The client's headers as a backend may see them."""
+    dropped = _HOP | listed_hops(headers.get("connection", ""))
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in dropped
+        and name != "content-type"
+        and not name.startswith("x-veridical-")
+        and (credentials or name not in CREDENTIALS)
+    }
+
+
+def listed_hops(connection: str) -> frozenset[str]:
+    """The headers that a Connection header names as of one hop (RFC 9110, 7.6.1)."""
+    return frozenset(name.strip().lower() for name in connection.split(",")) if connection else frozenset()
+
+
+async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole request body.
+
+    Raises:
+        BodyTooLarge: it is, or claims to be, over `limit` bytes.
+        ClientDisconnected: the client left while sending.
+    """
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"The request body is over {limit} bytes.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLarge(f"The request body is over {limit} bytes.")
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def relayed_body(body: Mapping[str, Any], model: str, raw: bytes) -> bytes:
+    """The body for the backend: the client's bytes, unless a name or a field of ours must change."""
+    if body["model"] == model and not any(field in body for field in OWN_FIELDS):
+        return raw
+    kept = {key: value for key, value in body.items() if key not in OWN_FIELDS}
+    return serialised({**kept, "model": model})
+
+
+async def pass_on(
+    response: aiohttp.ClientResponse, http: OpenAIBackend, path: str, headers: Headers, send: Send
+) -> None:
+    """Send a backend's answer on as it comes.
+
+    Raises:
+        BackendError: a refusal broke off; nothing has been sent.
+    """
+    refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
+    ours = {name.decode() for name, _ in headers}  # our limits, not those that we have with the backend
+    dropped = _HOP | ours | listed_hops(response.headers.get("Connection", ""))
+    passed = [
+        (name.lower().encode("latin-1"), http.unkeyed(value.encode("latin-1")))
+        for name, value in response.headers.items()
+        if name.lower() not in dropped
+    ]
+    if refusal is not None:
+        await respond(send, response.status, [*passed, *headers], refusal)
+        return
+    if response.content_length is not None and "Content-Encoding" not in response.headers:
+        passed.append((b"content-length", str(response.content_length).encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
+    if response.content_type == "text/event-stream":
+        await _relay_events(response, http, _END_MARKS.get(path, NoEnd)(), send)
+    else:
+        await _relay_whole(response, send)
+
+
+async def _relay_whole(response: aiohttp.ClientResponse, send: Send) -> None:
+    """The body as it comes. One that breaks is left without its end, at which the server breaks the
+    connection: it must not look complete."""
+    try:
+        while chunk := await next_bytes(response):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except BackendError as error:
+        log.warning("an answer broke off: %s", error.message)
+        return
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _relay_events(
+    response: aiohttp.ClientResponse, http: OpenAIBackend, mark: EndMark, send: Send
+) -> None:
+    """The events as they come, each whole, so that one that breaks off is not half sent. A stream that
+    breaks ends in an error event."""
+    held = b""
+    try:
+        while chunk := await next_bytes(response):
+            chunk, held = whole_events(held + chunk)
+            chunk = http.unkeyed(chunk)
+            if chunk:
+                mark.feed(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not mark.ended(held):
+            raise BackendFailed("The backend's stream ended before its answer was complete.")
+    except BackendError as error:
+        _, found = error_object(error)
+        if failure := mark.failure(found):
+            await send({"type": "http.response.body", "body": failure})
+        return
+    await send({"type": "http.response.body", "body": http.unkeyed(held)})
+
+
+def whole_events(data: bytes) -> tuple[bytes, bytes]:
+    """The events that end in `data`, and the begun one; a very long one is not held back."""
+    end = max((data.rfind(mark) + len(mark) for mark in _EVENT_ENDS if mark in data), default=0)
+    return (data[:end], data[end:]) if len(data) - end < LONGEST_HELD_BYTES else (data, b"")
