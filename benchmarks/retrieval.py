@@ -1,10 +1,10 @@
-"""Speed, memory and quality of the local retrievers, as Markdown tables.
+"""Speed and memory of the local retrievers, as Markdown tables (`recall.py` has their quality).
 
-    python benchmarks/retrieval.py --data DIR [--rows bm25,quality,dense,growth,dense-growth]
+    python benchmarks/retrieval.py --data DIR [--rows bm25,dense,growth,dense-growth]
 
-DIR holds `wikipedia_passages/pooled.jsonl.gz` and `hotpotqa/`. What is compared is measured in one run, in
-turns, so that a busy machine slows both sides alike. Rows with "dense" need --model (or the environment
-variable VERIDICAL_EMBEDDING_MODEL), a sentence-transformers model.
+DIR holds `wikipedia_passages/pooled.jsonl.gz` and `hotpotqa/` (for its questions). What is compared is
+measured in one run, in turns, so that a busy machine slows both sides alike. Rows with "dense" need --model
+(or the environment variable VERIDICAL_EMBEDDING_MODEL), a sentence-transformers model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("VERIDICAL_DATA"))
     parser.add_argument("--model", default=os.environ.get("VERIDICAL_EMBEDDING_MODEL"))
-    parser.add_argument("--rows", default="bm25,quality")
+    parser.add_argument("--rows", default="bm25")
     parser.add_argument("--sizes", default="10000,50000", help="passages, for the rows of growth")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--work", type=Path, help="keeps the indexes here; otherwise they are thrown away")
@@ -113,9 +113,9 @@ def built(options: argparse.Namespace, name: str, corpus: Path, **settings: Any)
     return out
 
 
-def hotpot(options: argparse.Namespace) -> Path:
-    """The corpus of 8,091 paragraphs."""
-    path: Path = options.data / "hotpotqa" / "corpus_dev.jsonl.gz"
+def pooled(options: argparse.Namespace) -> Path:
+    """The corpus of 51,612 passages."""
+    path: Path = options.data / "wikipedia_passages" / "pooled.jsonl.gz"
     return path
 
 
@@ -126,7 +126,7 @@ def bm25(options: argparse.Namespace) -> list[Row]:
     """Our search against `bm25s` alone on the same files, and the cost of langchain's interface."""
     import bm25s
 
-    folder = built(options, "pooled", options.data / "wikipedia_passages" / "pooled.jsonl.gz")
+    folder = built(options, "pooled", pooled(options))
     ours = BM25Index.open(folder)
     retriever = BM25Retriever(index=ours, k=K)
     import Stemmer
@@ -164,75 +164,13 @@ def bm25(options: argparse.Namespace) -> list[Row]:
     ]
 
 
-def quality(options: argparse.Namespace) -> list[Row]:
-    """Recall of gold titles on HotpotQA: questions to tune with over their own paragraphs, then dev."""
-    folder = options.data / "hotpotqa"
-    train, dev = folder / "train_distractor_100.jsonl.gz", folder / "dev_distractor.jsonl.gz"
-    sets = (
-        ("train_distractor_100 (tuning)", "hotpot-train", paragraphs(train, options.work), train),
-        ("dev_distractor", "hotpot", hotpot(options), dev),
-    )
-    return [
-        {"questions": name, "retriever": kind, **recall(retriever, list(gold(asked)))}
-        for name, out, corpus, asked in sets
-        for kind, retriever in retrievers(options, out, corpus).items()
-    ]
-
-
-def retrievers(options: argparse.Namespace, name: str, corpus: Path) -> dict[str, Any]:
-    """BM25, and with a model dense and hybrids too."""
-    if not options.model:
-        return {"bm25": BM25Retriever.open(built(options, name, corpus), k=10)}
-    from veridical.retrievers.dense import DenseRetriever
-    from veridical.retrievers.hybrid import HybridRetriever
-
-    folder = built(options, f"{name}-dense", corpus, dense_model=options.model)
-    found: dict[str, Any] = {"bm25": BM25Retriever.open(folder), "dense": DenseRetriever.open(folder)}
-    parts = (found["bm25"], found["dense"])
-    for depth in (10, 20, 50):
-        for constant in (10, 60):
-            hybrid = HybridRetriever(retrievers=parts, depth=depth, constant=constant)
-            found[f"hybrid, depth {depth}, constant {constant}"] = hybrid
-    return found
-
-
-def paragraphs(questions: Path, work: Path) -> Path:
-    """The paragraphs that come with questions, as a corpus."""
-    texts = {title: " ".join(sentences) for row in read(questions) for title, sentences in row["context"]}
-    out = work / "paragraphs.jsonl"
-    rows = (json.dumps({"title": title, "text": text}) + "\n" for title, text in texts.items())
-    out.write_text("".join(rows), encoding="utf-8")
-    return out
-
-
-def gold(path: Path) -> Iterator[tuple[str, set[str]]]:
-    """Questions with the titles that support their answers; the data has two spellings of it."""
-    for row in read(path):
-        facts = row["supporting_facts"]
-        yield (
-            row["question"],
-            set(facts["title"]) if isinstance(facts, dict) else {title for title, _ in facts},
-        )
-
-
-def recall(retriever: Any, rows: Sequence[tuple[str, set[str]]]) -> Row:
-    """The mean share of gold titles among the first 2, 5 and 10 documents."""
-    shares: dict[int, list[float]] = {2: [], 5: [], 10: []}
-    for question, titles in rows:
-        found = [doc.metadata["title"] for doc in retriever.invoke(question, k=10)]
-        for k, values in shares.items():
-            values.append(len(titles & set(found[:k])) / len(titles))
-    means = {f"recall@{k}": statistics.mean(values) for k, values in shares.items()}
-    return {"n": len(rows), **means, "all gold in 10": statistics.mean(share == 1 for share in shares[10])}
-
-
 def dense(options: argparse.Namespace) -> list[Row]:
     """Search without encoding against FAISS alone, and what sixteen queries at once gain."""
     import numpy as np
 
     from veridical.retrievers.dense import DenseIndex
 
-    folder = built(options, "hotpot-dense", hotpot(options), dense_model=options.model)
+    folder = built(options, "pooled-dense", pooled(options), dense_model=options.model)
     found = DenseIndex.open(folder)
     asked = questions(options)
     vectors = {query: found.encoder.queries([query])[0] for query in asked}
@@ -285,7 +223,7 @@ def growth(options: argparse.Namespace) -> list[Row]:
 def grown(options: argparse.Namespace, size: int) -> Row:
     """One size."""
     corpus, out = options.work / f"corpus-{size}.jsonl", options.work / f"growth-{size}"
-    perturbed(options.data / "wikipedia_passages" / "pooled.jsonl.gz", corpus, size)
+    perturbed(pooled(options), corpus, size)
     build = child("build", corpus, out)
     search = child("search", out, options.data, options.queries)
     corpus.unlink()
@@ -342,13 +280,13 @@ def step_search(folder: str, data: str, queries: str) -> Row:
 
 
 def dense_growth(options: argparse.Namespace) -> list[Row]:
-    """FAISS indexes of perturbed vectors: the real ones of the HotpotQA corpus with noise."""
+    """FAISS indexes of perturbed vectors: the real ones of the corpus, then copies with noise."""
     import faiss
     import numpy as np
 
     from veridical.retrievers import dense as part
 
-    folder = built(options, "hotpot-dense", hotpot(options), dense_model=options.model)
+    folder = built(options, "pooled-dense", pooled(options), dense_model=options.model)
     source = part.DenseIndex.open(folder)
     real = source.index.reconstruct_n(0, source.index.ntotal)
     asked = source.encoder.queries(questions(options))
@@ -358,8 +296,9 @@ def dense_growth(options: argparse.Namespace) -> list[Row]:
         path = options.work / f"vectors-{size}.f32"
         vectors = np.memmap(path, dtype=np.float32, mode="w+", shape=(size, real.shape[1]))
         for start in range(0, size, 50_000):
-            picked = real[np.arange(start, min(start + 50_000, size)) % len(real)]
-            noisy = picked + rng.normal(scale=0.02, size=picked.shape).astype(np.float32)
+            taken = np.arange(start, min(start + 50_000, size))
+            noise = rng.normal(scale=0.02, size=(len(taken), real.shape[1])) * (taken >= len(real))[:, None]
+            noisy = real[taken % len(real)] + noise.astype(np.float32)
             vectors[start : start + len(noisy)] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
         kind = part.choose_kind(size)
         start_time = time.perf_counter()
@@ -392,7 +331,6 @@ def dense_growth(options: argparse.Namespace) -> list[Row]:
 
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "bm25": bm25,
-    "quality": quality,
     "dense": dense,
     "growth": growth,
     "dense-growth": dense_growth,
