@@ -186,9 +186,8 @@ def with_queries(both: HybridRetriever, asked: Sequence[Asked], written: Mapping
             found[name].append(shares(fused[:DEPTH], each.titles))
     print(f"\n### dev_distractor, the first {len(chosen)} questions, hybrid searched with\n")
     print(table([{"searched with": name, **means(rows)} for name, rows in found.items()]))
-    print(
-        f"\nquestion + queries of cok minus question: recall@5 {_gain(found, 5)}, recall@10 {_gain(found, 10)}"
-    )
+    gains = ", ".join(f"recall@{k} {_gain(found, k)}" for k in (5, 10))
+    print(f"\nquestion + queries of cok minus question: {gains}")
 
 
 def _gain(found: Mapping[str, list[Any]], k: int) -> str:
