@@ -28,7 +28,7 @@ from veridical.middleware.tools import configured_tools
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import BackendError, ConfigError, InvalidRequest, NotFound, shown
 from veridical.strategies.pipelines import Pipelines
-from veridical.strategies.registry import BUILT_IN, check_role_names, clashes, roles_used
+from veridical.strategies.registry import BUILT_IN, CATALOGUE, check_role_names, roles_used
 from veridical.strategies.tools import registry as tool_registry
 from veridical.strategies.tools.registry import make_tool
 
@@ -56,7 +56,7 @@ class Assembly:
             self._check_pipeline(name)
         self.pipelines.read(settings.default_strategy)
         self.advertised = self._advertised(settings.advertise)
-        for fault in (*clashes().values(), *tool_registry.clashes().values()):
+        for fault in (*CATALOGUE.clashes.values(), *tool_registry.CATALOGUE.clashes.values()):
             log.warning("%s", fault)
         self.router = Router([self._mount(name) for name in settings.backends])
 

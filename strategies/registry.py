@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import lru_cache, reduce
-from importlib.metadata import EntryPoint
 from operator import or_
 from typing import Any
 
@@ -25,9 +24,7 @@ from veridical.strategies.errors import (
     suggestion,
 )
 from veridical.strategies.expression import Stage, parse_expression
-from veridical.strategies.plugins import clashing, imported, loaded, offered, origin
-
-GROUP = "veridical.strategies"
+from veridical.strategies.plugins import Catalogue, origin
 
 #: The role of the model that drafts, goes on with its draft and writes the final words.
 GENERATOR = "generator"
@@ -48,29 +45,19 @@ BUILT_IN = {
 }
 
 
-@lru_cache(maxsize=1)
-def plugins() -> dict[str, EntryPoint]:
-    """Entry points of other distributions, by strategy name; those that clash are left out."""
-    return {name: points[0] for name, points in offered(GROUP).items() if name not in clashes()}
-
-
-@lru_cache(maxsize=1)
-def clashes() -> dict[str, str]:
-    """What is wrong, by name, where a plug-in takes one of our names or two take the same. Ours
-    stays ours; of two plug-ins neither is trusted."""
-    return clashing(GROUP, "strategy", BUILT_IN)
+CATALOGUE = Catalogue("veridical.strategies", "strategy", BUILT_IN)
 
 
 def strategy_names() -> list[str]:
     """Every strategy that can be asked for, ours first."""
-    return [*BUILT_IN, *sorted(plugins())]
+    return CATALOGUE.names
 
 
 def loaded_plugins() -> tuple[dict[str, type[Strategy]], list[str]]:
     """All plug-ins, loaded now, by name; and what is wrong with each that cannot be used."""
     found: dict[str, type[Strategy]] = {}
-    faults = list(clashes().values())
-    for name in sorted(plugins()):
+    faults = list(CATALOGUE.clashes.values())
+    for name in sorted(CATALOGUE.plugins):
         try:
             found[name] = strategy_class(name)
         except VeridicalError as error:
@@ -86,16 +73,11 @@ def strategy_class(name: str) -> type[Strategy]:
         NotFound: there is none of that name.
         ConfigError: its distribution does not load, or the entry is no strategy.
     """
-    if name in BUILT_IN:
-        found = imported(BUILT_IN[name])
-    elif name in clashes():
-        raise ConfigError(clashes()[name])
-    elif name in plugins():
-        found = loaded(plugins()[name], "strategy")
-    else:
+    found = CATALOGUE.find(name)
+    if found is None:
         raise NotFound("strategy", name, strategy_names(), param="strategy")
     if wrong := _unusable(found, name):
-        raise ConfigError(f"{origin(plugins()[name])}: {name!r} {wrong}.")
+        raise ConfigError(f"{origin(CATALOGUE.plugins[name])}: {name!r} {wrong}.")
     return found  # type: ignore[no-any-return]  # a Strategy class, as was just seen
 
 
@@ -127,7 +109,7 @@ def check_role_names(names: Iterable[str]) -> None:
     known = ROLES.union(*(strategy_class(name).roles for name in BUILT_IN))
     for name in names:
         if name not in known:
-            known = known.union(*map(_plugin_roles, plugins()))
+            known = known.union(*map(_plugin_roles, CATALOGUE.plugins))
         if name not in known:
             raise ConfigError(f"No strategy has a role {shown(name)}.{suggestion(name, known)}")
 

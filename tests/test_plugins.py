@@ -47,6 +47,10 @@ cove = json:loads
 
 [veridical.retrievers]
 broken_source = no_such_module_of_theirs:Retriever
+
+[veridical.tools]
+broken_tool = no_such_module_of_theirs:Tool
+odd_tool = json:JSONDecoder
 """
 
 
@@ -117,10 +121,18 @@ def test_an_installed_plug_in_is_used_and_broken_ones_are_named(
     assert grounded.veridical["strategy"] == "rag|shorten(words=5)"
     assert "A city on a lake." in upstream.chats[-2].prompt
 
+    upstream.on(draft=Say("CANBERRA!"), **{"critic/detoxify": Say("Canberra.")})
+    calm = proxy.ask(strategy="critic(tool=shouting)")
+    assert calm.choices[0].message.content == "Canberra."
+    assert "shouting: 100 % in the draft" in calm.veridical["notes"][0]
+
+    upstream.on(draft=answered)
     for name, words in (
         ("broken", "no_such_module_of_theirs"),
         ("exits", "bye"),
         ("odd", "is not a Strategy class"),
+        ("critic(tool=broken_tool)", "no_such_module_of_theirs"),
+        ("critic(tool=odd_tool)", "is no Searcher"),
     ):
         with pytest.raises(openai.InternalServerError, match="veridical-broken") as refused:
             proxy.ask(strategy=name)

@@ -48,15 +48,12 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretends that a distribution offers these tools."""
 
     def offering(**tools: str) -> None:
-        points = [EntryPoint(name, value, registry.GROUP) for name, value in tools.items()]
+        known = registry.CATALOGUE
+        points = [EntryPoint(name, value, known.group) for name, value in tools.items()]
         monkeypatch.setattr(plugins, "entry_points", lambda group: points)
-        registry.plugins.cache_clear()
-        registry.clashes.cache_clear()
+        monkeypatch.setattr(registry, "CATALOGUE", plugins.Catalogue(known.group, known.what, known.ours))
 
-    yield offering
-    monkeypatch.undo()
-    registry.plugins.cache_clear()
-    registry.clashes.cache_clear()
+    return offering
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -107,14 +104,15 @@ def test_a_broken_plugin_is_named_and_the_server_goes_on(
 
 def test_a_plugin_may_not_take_our_name(offer: Any) -> None:
     offer(python="json:loads")
-    assert "that name is taken" in registry.clashes()["python"]
+    assert "that name is taken" in registry.CATALOGUE.clashes["python"]
     assert isinstance(make_tool("python"), tool_class("python"))
     assert tool_class("python").__module__ == "veridical.strategies.tools.python"
 
 
 def test_of_two_plugins_of_one_name_neither_is_trusted(monkeypatch: pytest.MonkeyPatch, offer: Any) -> None:
     offer()
-    twice = [EntryPoint("twelve", f"{__name__}:{name}", registry.GROUP) for name in ("Twelve", "Unfinished")]
+    group = registry.CATALOGUE.group
+    twice = [EntryPoint("twelve", f"{__name__}:{name}", group) for name in ("Twelve", "Unfinished")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: twice)
     with pytest.raises(ConfigError, match="that name is taken"):
         make_tool("twelve")

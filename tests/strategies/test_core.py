@@ -139,25 +139,25 @@ class TestRegistry:
     def test_a_plugin_that_does_not_load_is_named_and_only_hurts_who_asks(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        broken = EntryPoint("broken", "no_such_module_at_all:X", registry.GROUP)
-        monkeypatch.setattr(registry, "plugins", lambda: {"broken": broken})
+        offer(monkeypatch, broken="no_such_module_at_all:X")
         assert "broken" in strategy_names()
         assert str(strategy_from("cove")) == "cove"
         with pytest.raises(ConfigError, match="no_such_module_at_all"):
             strategy_from("broken")
 
     def test_a_plugin_may_not_take_our_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clash = EntryPoint("cove", "json:loads", registry.GROUP)
-        monkeypatch.setattr(plugins, "entry_points", lambda group: [clash])
-        registry.plugins.cache_clear()
-        registry.clashes.cache_clear()
-        try:
-            assert "that name is taken" in registry.clashes()["cove"]
-            assert str(strategy_from("cove")) == "cove"
-            assert registry.plugins() == {}
-        finally:
-            registry.plugins.cache_clear()
-            registry.clashes.cache_clear()
+        offer(monkeypatch, cove="json:loads")
+        assert "that name is taken" in registry.CATALOGUE.clashes["cove"]
+        assert str(strategy_from("cove")) == "cove"
+        assert registry.CATALOGUE.plugins == {}
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, **strategies: str) -> None:
+    """Pretend that a distribution offers these strategies."""
+    known = registry.CATALOGUE
+    points = [EntryPoint(name, value, known.group) for name, value in strategies.items()]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "CATALOGUE", plugins.Catalogue(known.group, known.what, known.ours))
 
 
 class TestReply:
