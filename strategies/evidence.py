@@ -16,7 +16,7 @@ from veridical.strategies.types import Evidence
 MAX_PASSAGE_CHARS = 2000
 OPEN, CLOSE = "<evidence>", "</evidence>"
 
-_FENCE = re.compile(r"<\s*/?\s*evidence\b[^>]*>?", re.IGNORECASE)
+_FENCE = re.compile(r"<\s*/?\s*evidence\b(?:[^<>]{0,200}>)?", re.IGNORECASE)
 _CITATION = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 

@@ -80,3 +80,7 @@ def test_a_dead_backend_is_not_asked_by_every_request_for_a_healthy_one(serve, u
 
 def test_footnotes_of_a_passage_cannot_be_taken_for_our_citations():
     assert cleaned("[7] A title: text [2, 3].") == "(7) A title: text (2, 3)."
+
+
+def test_an_unclosed_fence_mark_costs_its_own_words_only():
+    assert cleaned("Some <evidence was found in Orsk.") == "Some was found in Orsk."
