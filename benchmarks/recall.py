@@ -24,13 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import Document
+from pydantic import Field
 from retrieval import built, read, table
 
+from veridical.retrievers.base import Retriever
 from veridical.retrievers.bm25 import BM25Retriever
 from veridical.retrievers.hybrid import HybridRetriever, fuse
 
 Row = dict[str, Any]
-DEPTH = 10
+#: Passages that are looked at, and that a part is ever asked for.
+DEPTH, DEEPEST = 10, 50
 STRATEGY = "cok(samples=1, threshold=1.01, prefetch=false)"
 
 
@@ -116,7 +121,26 @@ def opened(options: argparse.Namespace, name: str, corpus: Path) -> dict[str, An
     from veridical.retrievers.dense import DenseRetriever
 
     folder = built(options, f"{name}-dense", corpus, dense_model=options.model)
-    return {"bm25": BM25Retriever.open(folder), "dense": DenseRetriever.open(folder)}
+    parts = {"bm25": BM25Retriever.open(folder), "dense": DenseRetriever.open(folder)}
+    return {name: Remembered(name=name, inner=part) for name, part in parts.items()}
+
+
+class Remembered(Retriever):
+    """A retriever that is asked each query once, so that many hybrids can be compared."""
+
+    inner: Retriever
+    known: dict[str, list[Document]] = Field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """As the one it asks."""
+        return self.inner.identity
+
+    def find(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
+        """The first `k` of what was found, or is now."""
+        if query not in self.known:
+            self.known[query] = self.inner.invoke(query, k=DEEPEST)
+        return self.known[query][:k]
 
 
 def paragraphs(questions: Path, work: Path) -> Path:
