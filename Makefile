@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DENSE := .venv-dense
 CLIENTS := .venv-clients
 DENSE_TESTS := tests/retrievers/test_dense.py tests/retrievers/test_rerank.py tests/retrievers/test_wikidata.py tests/retrievers/test_langchain.py
-EXTRAS := local,bm25,wikipedia,python-tool,toxicity,postgres,redis,evals,dev
+EXTRAS := local,bm25,wikipedia,python-tool,toxicity,postgres,redis,otel,evals,dev
 STAMP := $(VENV)/.installed
 PACKAGES := $(BIN)/mypy -p veridical.server -p veridical.middleware -p veridical.strategies -p veridical.retrievers -p veridical.evals -p veridical.__main__
 

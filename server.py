@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
+from uvicorn.config import LOGGING_CONFIG
 
 from veridical.middleware import passthrough
 from veridical.middleware.access.gate import Gate, may_use
@@ -23,6 +23,8 @@ from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import ClientKeys, key_of
 from veridical.middleware.config import Settings
 from veridical.middleware.errors import error_response, error_type
+from veridical.middleware.observing import logs
+from veridical.middleware.observing.scraping import Scraping
 from veridical.middleware.openapi import CHAT_DOCUMENTATION, RESPONSES_DOCUMENTATION
 from veridical.middleware.passthrough import Passthrough
 from veridical.middleware.relaying import forwarded
@@ -30,6 +32,9 @@ from veridical.middleware.responding import Receive, Scope, Send
 from veridical.middleware.responses.archive import Archive, is_ours, owner_of, page
 from veridical.middleware.transparent import Transparent
 from veridical.strategies.errors import ConfigError, NotFound, UnsupportedParameter, VeridicalError
+
+if TYPE_CHECKING:
+    from veridical.middleware.observing.metrics import Metrics
 
 
 class Answer(Response):
@@ -75,11 +80,17 @@ def create_app(settings: Settings) -> Any:
     app = FastAPI(title="Veridical", version=version("veridical"), lifespan=lifespan, redoc_url=None)
     others = Transparent(assembly)
     _add_routes(app, assembly)
+    if assembly.gate:
+        _add_usage(app, assembly.gate)
+    if assembly.observers.metrics:
+        _add_metrics(app, assembly.observers.metrics, assembly.observers.scraping)
     _add_responses_routes(app, assembly, others)
     app.router.routes.append(Mount("/v1", app=others))  # behind every route of ours
     _add_error_handlers(app)
     wrapped: Any = Passthrough(app, assembly)
-    return ClientKeys(wrapped, assembly.gate.directory) if assembly.gate else wrapped
+    if assembly.gate:
+        wrapped = ClientKeys(wrapped, assembly.gate.directory)
+    return assembly.observers.around(wrapped)
 
 
 def _add_routes(app: FastAPI, assembly: Assembly) -> None:
@@ -109,9 +120,6 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
             raise NotFound("model", name, listed, param="model")
         return listed[name]
 
-    if assembly.gate:
-        _add_usage(app, assembly.gate)
-
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The proxy is up; says nothing of its backends."""
@@ -124,6 +132,15 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
         return JSONResponse(
             {"ready": any(found.values()), "backends": found}, 200 if any(found.values()) else 503
         )
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics, scraping: Scraping) -> None:
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def scrape(request: Request) -> Response:
+        """The metrics, in Prometheus' format."""
+        await scraping.admit(request.headers.get("authorization", "").encode("latin-1"))
+        body, content_type = await metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
 
 def _add_usage(app: FastAPI, gate: Gate) -> None:
@@ -229,9 +246,7 @@ def serve(settings: Settings) -> None:
             without keys.
     """
     check_exposure(settings)
-    logging.basicConfig(
-        level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings.observability, settings.server.log_level)
     app = create_app(settings)
     if settings.roles:
         asyncio.run(check_roles(settings))
@@ -243,6 +258,7 @@ def serve(settings: Settings) -> None:
         port=settings.server.port,
         log_level=settings.server.log_level,
         access_log=False,
+        log_config=None if settings.observability.log_format == "json" else LOGGING_CONFIG,
         server_header=False,
         timeout_graceful_shutdown=int(settings.server.shutdown_s),
         lifespan="on",

@@ -21,6 +21,8 @@ from veridical.middleware.config import (
 )
 from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
+from veridical.middleware.observing.assembling import Observers
+from veridical.middleware.observing.observation import joined_names
 from veridical.middleware.responses.store import MemoryStore, ResponseStore
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.middleware.sources import sources
@@ -59,6 +61,20 @@ class Assembly:
         for fault in (*CATALOGUE.clashes.values(), *tool_registry.CATALOGUE.clashes.values()):
             log.warning("%s", fault)
         self.router = Router([self._mount(name) for name in settings.backends])
+        self.observers = Observers(settings, self.gate, self._known_pipes())
+        if metrics := self.observers.metrics:
+            metrics.gauge(
+                "backend_ready",
+                "Whether a backend can take a request",
+                ("backend",),
+                lambda: {(mounted.name,): float(mounted.is_ready()) for mounted in self.router.mounted},
+                over_processes="livemin",
+            )
+
+    def _known_pipes(self) -> list[str]:
+        """The pipes that the settings name, by the names in them: the only ones with metrics of their own."""
+        named = [*self.pipelines.names, *self.advertised, self.settings.default_strategy]
+        return [joined_names(self.pipelines.read(name)) for name in named]
 
     def _check_pipeline(self, name: str) -> None:
         try:
@@ -150,6 +166,7 @@ class Assembly:
         """Open the gate's database and start the supervised engines; returns before these are ready."""
         if self.gate:
             await self.gate.open()
+        await self.observers.open()
         for engine in self.engines:
             await engine.start()
 
@@ -165,6 +182,7 @@ class Assembly:
                 await source.close()
             for session in self._sessions.values():
                 await session.close()
+            await self.observers.close()
 
     def _mount(self, name: str) -> Mounted:
         match self.settings.backends[name]:

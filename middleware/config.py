@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from veridical.middleware.observing.settings import ObservabilitySettings
 from veridical.middleware.retriever_config import RETRIEVER_KINDS, RetrieverSettings
 from veridical.middleware.section import Section
 from veridical.strategies.budget import Limits
@@ -243,6 +244,7 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     state: StateSettings = StateSettings()
     responses: ResponsesSettings = ResponsesSettings()
+    observability: ObservabilitySettings = ObservabilitySettings()
     roles: dict[str, str] = Field(
         {},
         description="Models for roles (generator, verifier, examiner, critic, judge, agent1, …); "
@@ -392,6 +394,7 @@ def setting_paths() -> list[tuple[str, ...]]:
         "auth": AuthSettings,
         "state": StateSettings,
         "responses": ResponsesSettings,
+        "observability": ObservabilitySettings,
     }
     return [
         ("default_strategy",),

@@ -18,6 +18,7 @@ from veridical.middleware.config import (
     StateSettings,
     VllmBackendSettings,
 )
+from veridical.middleware.observing.settings import ObservabilitySettings
 from veridical.middleware.retriever_config import (
     HybridSettings,
     IndexSettings,
@@ -85,6 +86,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "auth": AuthSettings,
     "state": StateSettings,
     "responses": ResponsesSettings,
+    "observability": ObservabilitySettings,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from veridical.middleware.observing.observation import current
 from veridical.strategies.errors import (
     BackendError,
     BackendFailed,
@@ -135,6 +136,7 @@ def error_object(error: BaseException) -> tuple[int, dict[str, Any]]:
     What is no `VeridicalError` is a fault of ours: logged here by its kind and place, since its text
     and its traceback may hold a key; told to the client without detail.
     """
+    current().failed(error)
     if not isinstance(error, VeridicalError):
         log.error("unexpected %s at %s", type(error).__name__, _place(error))
         return 500, _object("The proxy failed on this request.", 500, None, "internal_error")

@@ -5,7 +5,6 @@ A relayed answer is the backend's own bytes; our id and the backend's name stand
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from veridical.middleware.auth import key_of
 from veridical.middleware.backends.openai_http import OpenAIBackend
 from veridical.middleware.completion import ChatWire
 from veridical.middleware.errors import ClientDisconnected
+from veridical.middleware.observing.observation import current, joined_names
 from veridical.middleware.pipeline import Run
 from veridical.middleware.protocol import (
     STRATEGY_HEADER,
@@ -50,7 +50,7 @@ from veridical.middleware.responses.request import ResponsesBody, read_responses
 from veridical.middleware.responses.wire import ResponsesWire
 from veridical.middleware.routing import Route
 from veridical.strategies.base import Strategy
-from veridical.strategies.errors import BackendError
+from veridical.strategies.errors import BackendError, refused_with
 from veridical.strategies.registry import GENERATOR
 
 CHAT_PATH = "/v1/chat/completions"
@@ -90,7 +90,7 @@ class Passthrough:
         if not ours or scope["method"] != "POST":
             await self._others(scope, receive, send)
             return
-        request_id = os.urandom(12).hex()
+        request_id = current().id
         headers: Headers = [(b"x-veridical-id", request_id.encode())]
         try:
             raw = await read_request_body(scope, receive, self.assembly.settings.server.max_body_bytes)
@@ -118,13 +118,14 @@ class Passthrough:
         told = forwarded(found, self.assembly.forwards_credentials)
         route, strategy = await self._choose(request, told, key_of(scope))
         headers.append((b"x-veridical-backend", route.mounted.name.encode()))
+        current().routed(route.mounted.name, route.name, joined_names(strategy))
         meter = await self._admitted(request, route, strategy, key_of(scope))
         try:
             http = route.mounted.http
             if http and relayable(request, route, strategy):
                 body = relayed_body(request.body, route.model, raw)
                 limits = meter.headers if meter else []
-                if await relay(http, request, body, told, [*headers, *limits], send, meter):
+                if await relay(route, http, request, body, told, [*headers, *limits], send, meter):
                     return
             chat, wire = await self._chat(request_id, request, route, scope)
             call = ChatCall(request_id, chat, route, strategy, told, wire, meter)
@@ -200,6 +201,7 @@ def relayable(request: Request, route: Route, strategy: Strategy) -> bool:
 
 
 async def relay(
+    route: Route,
     http: OpenAIBackend,
     request: Request,
     body: bytes,
@@ -215,20 +217,23 @@ async def relay(
         BackendError: no answer began; nothing has been sent.
     """
     path = "/responses" if isinstance(request, ResponsesBody) else "/chat/completions"
-    tally = Tally(send) if meter else None
+    tally, told = Tally(send), dict(client)
     relayed = True
-    try:
-        async with http.sent("POST", path, body, client, stream=request.stream) as response:
-            relayed = path != "/responses" or await _speaks_responses(response, http)
-            if relayed:
-                await pass_on(response, http, path, headers, tally or send)
-    except BackendError as error:
-        if tally:
+    with current().relayed("chat", route.model, route.mounted.name, told) as call:
+        try:
+            async with http.sent("POST", path, body, told, stream=request.stream) as response:
+                relayed = path != "/responses" or await _speaks_responses(response, http)
+                if relayed:
+                    await pass_on(response, http, path, headers, tally)
+                if response.status >= 400:
+                    call.error = refused_with(response.status).__name__
+        except BackendError as error:
             tally.failed(error)
-        raise
-    finally:
-        if meter and tally and relayed:
-            meter.spend(tally.spending(request.measured))
+            raise
+        finally:
+            call.usage = tally.usage
+            if meter and relayed:
+                meter.spend(tally.spending(request.measured))
     return relayed
 
 
@@ -267,6 +272,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
         roles = await assembly.roles_of(call.strategy, call.headers)
         route = roles.get(GENERATOR, call.route)
         headers[1] = (b"x-veridical-backend", route.mounted.name.encode())
+        current().backend = route.mounted.name
         traced = not direct or call.request.controls.trace is not None
         run = Run(
             call.id,
@@ -276,7 +282,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             call.meter.lowered(limits) if call.meter else limits,
             call.headers,
             roles,
-            assembly.sources,
+            current().searched(assembly.sources),
             assembly.domains,
             assembly.tools,
             traced,
@@ -288,6 +294,8 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             else:
                 await respond_whole(run, call.wire(run), headers, send)
         finally:
+            for choice in run.choices:
+                current().ran(choice.trace, choice.reply.status if choice.reply else None)
             if call.meter:
                 calls = (each for choice in run.choices for each in choice.trace.made)
                 call.meter.spend(spent_by(calls))

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from veridical.middleware.observing.observation import current
 from veridical.middleware.protocol import ChatBody
 from veridical.middleware.retrying import Retrying
 from veridical.middleware.routing import Route
@@ -98,10 +99,20 @@ class Run:
 
     def _llm(self, route: Route, choice: Choice) -> LLM:
         backend = route.mounted.backend
-        if not self.direct and route.mounted.name not in choice.backends:
-            choice.backends[route.mounted.name] = Sharing(Retrying(backend, self.budget))
-        used = choice.backends.get(route.mounted.name, backend)
-        return LLM(used, route.model, self.budget, choice.trace, self.headers, choice.index)
+        name = route.mounted.name
+        if name not in choice.backends:
+            asked = backend if self.direct else Retrying(backend, self.budget)
+            spanned = current().spanned(asked, name, "openai" if route.mounted.http else "langchain")
+            choice.backends[name] = spanned if self.direct else Sharing(spanned)
+        return LLM(
+            choice.backends[name],
+            route.model,
+            self.budget,
+            choice.trace,
+            self.headers,
+            choice.index,
+            served_by=name,
+        )
 
     async def _begin(self, choice: Choice) -> Reply:
         await self.route.mounted.ready()

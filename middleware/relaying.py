@@ -10,6 +10,7 @@ import aiohttp
 from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend, next_bytes, serialised
 from veridical.middleware.endmarks import ChatEnd, EndMark, NoEnd, ResponsesEnd
 from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object, log
+from veridical.middleware.observing.observation import current
 from veridical.middleware.protocol import OWN_FIELDS
 from veridical.middleware.responding import Headers, Receive, Scope, Send, respond
 from veridical.strategies.errors import BackendError, BackendFailed
@@ -116,6 +117,7 @@ async def _relay_whole(response: aiohttp.ClientResponse, send: Send) -> None:
         while chunk := await next_bytes(response):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except BackendError as error:
+        current().failed(error)
         log.warning("an answer broke off: %s", error.message)
         return
     await send({"type": "http.response.body", "body": b""})

@@ -23,11 +23,12 @@ from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import key_of
 from veridical.middleware.backends.openai_http import OpenAIBackend
 from veridical.middleware.errors import ClientDisconnected, NotAllowed
+from veridical.middleware.observing.observation import current
 from veridical.middleware.protocol import OWN_FIELDS, STRATEGY_HEADER, read_controls
 from veridical.middleware.relaying import forwarded, pass_on, read_request_body, relayed_body
 from veridical.middleware.responding import Headers, Receive, Scope, Send, respond_error, until_gone
 from veridical.middleware.routing import Mounted
-from veridical.strategies.errors import InvalidRequest, NotFound, UnsupportedParameter, shown
+from veridical.strategies.errors import InvalidRequest, NotFound, UnsupportedParameter, refused_with, shown
 
 ROOT = "/v1"
 BACKEND_HEADER = "x-veridical-backend"
@@ -36,6 +37,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _OURS = frozenset({"/chat/completions", "/responses"})
 #: Generating endpoints, whose `strategy` and `veridical` fields can only be ours.
 _GENERATING = frozenset({"/completions", "/embeddings"})
+#: What OpenTelemetry's conventions call these.
+_OPERATIONS = {"/completions": "text_completion", "/embeddings": "embeddings"}
 #: A path is unquoted until nothing changes, but not more often than this.
 _MAX_QUOTING = 4
 
@@ -48,7 +51,7 @@ class Transparent:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        headers: Headers = []
+        headers: Headers = [(b"x-veridical-id", current().id.encode())]
         try:
             path = safe_path(scope.get("raw_path") or scope["path"].encode())
             self._check(scope["method"], path)
@@ -75,6 +78,7 @@ class Transparent:
         if key and key.models and not (model and scope["method"] == "POST"):
             raise NotAllowed("This API key is for some models only: it asks nothing else.", param="model")
         headers.append((BACKEND_HEADER.encode(), mounted.name.encode()))
+        current().routed(mounted.name, model, "direct")
         http = _speaking(mounted)
         await mounted.ready()
         query = scope["query_string"].decode("ascii")
@@ -83,13 +87,17 @@ class Transparent:
         meter = await self._admitted(key, model)
         tally = Tally(send)
         headers += meter.headers if meter else ()
-        try:
-            async with http.sent(scope["method"], target, body if sends else None, told) as response:
-                await pass_on(response, http, path, headers, tally if meter else send)
-        finally:
-            if meter:
-                meter.spend(tally.told())
-                meter.close()
+        with current().relayed(_OPERATIONS.get(path, ""), model, mounted.name, told) as call:
+            try:
+                async with http.sent(scope["method"], target, body if sends else None, told) as response:
+                    await pass_on(response, http, path, headers, tally)
+                    if response.status >= 400:
+                        call.error = refused_with(response.status).__name__
+            finally:
+                call.usage = tally.usage
+                if meter:
+                    meter.spend(tally.told())
+                    meter.close()
 
     async def _admitted(self, key: ApiKey | None, model: str) -> Meter | None:
         """The request's meter, where its key has one: it counts as `direct`, its tokens as told.

@@ -16,7 +16,8 @@ class ChatRequest:
 
     `sample` numbers independent draws of the same request, so that nothing that shares work
     may merge them; n choices are the draws from `sample` on. `n` is only asked of a backend that
-    supports it. `headers` are the client's, forwarded where the backend allows it.
+    supports it. `headers` are the client's, forwarded where the backend allows it. `step` says what a
+    strategy asks for, for who watches: no backend is sent it.
     """
 
     model: str
@@ -26,6 +27,7 @@ class ChatRequest:
     sample: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     n: int = 1
+    step: str = ""
 
 
 class Backend(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -132,6 +133,9 @@ class Context:
         except VeridicalError as error:
             search.error = error.code
             self.trace.note(f"{error.code}: {error.message}")
+            raise
+        except asyncio.CancelledError:
+            search.error = "cancelled"
             raise
         finally:
             searching.reset(token)

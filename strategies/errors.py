@@ -117,6 +117,11 @@ class BackendTimeout(BackendError):
     code = "backend_timeout"
 
 
+def refused_with(status: int) -> type[BackendError]:
+    """The kind of error that a backend's status of 400 or above stands for."""
+    return BackendFailed if status >= 500 else BackendRateLimited if status == 429 else BackendRefused
+
+
 class RetrievalFailed(VeridicalError):
     """A source of evidence failed, timed out or cannot be reached."""
 

@@ -36,7 +36,7 @@ class LLM:
     """Asks one model within one request's budget and trace.
 
     Calling it gives text, `parse` a value, `chat` a reply that may still be arriving. `sample`
-    numbers its draws, `part` says for which part of a pipe it asks.
+    numbers its draws, `part` says for which part of a pipe it asks, `served_by` names the backend.
     """
 
     backend: Backend
@@ -46,6 +46,7 @@ class LLM:
     headers: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0
     part: int = 0
+    served_by: str = ""
 
     async def __call__(self, ask: Ask, **params: Any) -> str:
         """The model's visible text, stripped; a strategy's own parameters, not the client's."""
@@ -89,11 +90,15 @@ class LLM:
             BudgetExceeded: nothing is left to spend.
             BackendError: the backend did not answer.
         """
-        request = ChatRequest(self.model, ask.messages, params, stream, self.sample, self.headers, n)
+        request = ChatRequest(
+            self.model, ask.messages, params, stream, self.sample, self.headers, n, ask.step
+        )
         free = isinstance(self.backend, Sharing) and self.backend.holds(request)
         if not free:
             self.budget.admit()
-        call = self.trace.open(ask.step, self.model, ask.prompt, ask.messages, part=self.part)
+        call = self.trace.open(
+            ask.step, self.model, ask.prompt, ask.messages, part=self.part, backend=self.served_by
+        )
         try:
             reply = await self.backend.chat(request)
         except BaseException as error:
@@ -121,7 +126,7 @@ class LLM:
         try:
             async for delta in reply:
                 yield delta
-        except Exception as error:
+        except BaseException as error:
             self._failed(call, error)
             raise
         finally:

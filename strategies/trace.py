@@ -20,7 +20,8 @@ class Call:
     """One backend call. `at` and `seconds` count from the start of the request.
 
     `others` are the further choices of a call for several, `part` is the part of a pipe that
-    made it. A `shared` one took the result of an equal call: it cost nothing.
+    made it, `backend` the name of the one that was asked. A `shared` one took the result of an equal
+    call: it cost nothing.
     """
 
     step: str
@@ -36,6 +37,7 @@ class Call:
     others: tuple[str, ...] = ()
     part: int = 0
     shared: bool = False
+    backend: str = ""
 
 
 @dataclass(slots=True)
@@ -95,11 +97,18 @@ class Trace:
         return sum((call.usage for call in self.calls if call.usage), Usage())
 
     def open(
-        self, step: str, model: str, prompt: str | None, messages: Sequence[Message], *, part: int = 0
+        self,
+        step: str,
+        model: str,
+        prompt: str | None,
+        messages: Sequence[Message],
+        *,
+        part: int = 0,
+        backend: str = "",
     ) -> Call:
         """Record that a call starts, one step deeper than what this task waited for."""
         chain.set(chain.get() + 1)
-        call = Call(step, model, prompt, chain.get(), self.seconds, messages, part=part)
+        call = Call(step, model, prompt, chain.get(), self.seconds, messages, part=part, backend=backend)
         self.calls.append(call)
         return call
 

@@ -42,6 +42,7 @@ class Tally:
         self._answered = self._refused = self._streamed = False
         self._parts: list[bytes] = []
         self._size = self._kept = self._events = 0
+        self._read: tuple[Usage | None] | None = None
 
     async def __call__(self, message: Any) -> None:
         """Pass an ASGI message on."""
@@ -72,7 +73,7 @@ class Tally:
         """What the request cost, as far as its answer came; one that was left before is its prompt."""
         if self._refused:
             return Spending(calls=1)
-        usage = self._usage()
+        usage = self.usage
         if usage is not None:
             return Spending(0, 1, usage.prompt_tokens, usage.completion_tokens)
         said = max(0, self._events - SILENT_EVENTS) if self._streamed else self._size // BYTES_PER_TOKEN
@@ -80,12 +81,19 @@ class Tally:
 
     def told(self) -> Spending:
         """What the backend says that the request cost; nothing where it does not say."""
-        usage = None if self._refused else self._usage()
+        usage = self.usage
         if usage is None:
             return Spending(calls=1)
         return Spending(0, 1, usage.prompt_tokens, usage.completion_tokens)
 
-    def _usage(self) -> Usage | None:
+    @property
+    def usage(self) -> Usage | None:
+        """What the backend says, once nothing more comes; looked for once."""
+        if self._read is None:
+            self._read = (None if self._refused else self._found(),)
+        return self._read[0]
+
+    def _found(self) -> Usage | None:
         data = b"".join(self._parts)
         whole = not self._streamed and self._kept == self._size
         found = _usage_in(data) if whole else next(_usages_at_end(data), None)

@@ -17,11 +17,10 @@ from veridical.strategies.backend import ChatRequest
 from veridical.strategies.errors import (
     BackendError,
     BackendFailed,
-    BackendRateLimited,
-    BackendRefused,
     BackendTimeout,
     BackendUnreachable,
     InvalidRequest,
+    refused_with,
 )
 from veridical.strategies.reply import Ending, Reply
 from veridical.strategies.types import Answer, Delta, Params, Usage
@@ -208,8 +207,7 @@ class OpenAIBackend:
         body = self.redacted(found) if isinstance(found, Mapping) else None
         message = body.get("message") if body else self.redacted(found) if isinstance(found, str) else None
         words = message if isinstance(message, str) and message else f"The backend answered {status}."
-        kind = BackendFailed if status >= 500 else BackendRateLimited if status == 429 else BackendRefused
-        return kind(words, status=status, body=body, retry_after=retry_after)
+        return refused_with(status)(words, status=status, body=body, retry_after=retry_after)
 
     def redacted(self, value: Any) -> Any:
         """`value` without our key in any text: a backend's error may quote it."""
