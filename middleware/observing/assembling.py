@@ -50,7 +50,8 @@ class Observers:
         if self._settings.access_log:
             observers.append(logs.write)
         inner = Told(app) if self._settings.log_content else app
-        return Observed(inner, observers, self.metrics and self.metrics.began, self.tracing)
+        began = self.metrics.began if self.metrics else None
+        return Observed(inner, observers, began, self.tracing)
 
     async def open(self) -> None:
         """Begin what runs in the background."""

@@ -239,7 +239,7 @@ class Metrics:
         registry = self._registry
         if self._several:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         encode, content_type = choose_encoder(accept)
         return await asyncio.to_thread(encode, registry), content_type
 
