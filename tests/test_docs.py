@@ -58,6 +58,7 @@ def test_every_setting_is_documented(section: type[Section]) -> None:
         "auth",
         "responses",
         "state",
+        "observability",
         "roles",
         "pipelines",
         "backends",
@@ -88,7 +89,7 @@ def test_every_endpoint_status_and_verdict_is_documented(monkeypatch: pytest.Mon
     app = create_app(
         Settings(backends={"x": backend}, auth=config.AuthSettings(client_keys_env=("SOME_KEY",)))
     )
-    paths = {path.replace("{name:path}", "{name}") for path in app.app.app.openapi()["paths"]}
+    paths = {path.replace("{name:path}", "{name}") for path in app.app.app.app.openapi()["paths"]}
     assert "/v1/usage" in paths
     assert all(path in API for path in paths)
     assert all(f"`{status}`" in API for status in Status)

@@ -33,7 +33,9 @@ class Log(logging.Handler):
         return self.fields("veridical.access")
 
     def fields(self, logger: str) -> list[dict[str, Any]]:
-        return [vars(record)["fields"] for record in self.records if record.name == logger]
+        return [
+            record.fields for record in self.records if record.name == logger and hasattr(record, "fields")
+        ]
 
     def lines(self, count: int, logger: str = "veridical.access") -> list[dict[str, Any]]:
         """The fields of this many lines, once they are written: an answer is read before its line is."""

@@ -185,7 +185,7 @@ def test_a_client_that_leaves_ends_its_spans(traced, upstream, collector, model)
 def test_every_attribute_is_of_the_conventions_or_ours(traced, upstream, collector):
     upstream.cove("Sydney.", SYDNEY, final="Canberra.")
     proxy = traced()
-    proxy.chat(model="m1+cove", stream=True, seed=1, top_p=0.5, max_tokens=50, temperature=True)
+    proxy.chat(model="m1+cove", stream=True, seed=1, top_p=0.5, max_tokens=50)
     proxy.chat(model="m1+self_consistency", n=2)
     proxy.request("GET", "/v1/models")
     collector.trace(3)
