@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,8 @@ from veridical.middleware.observing.settings import ObservabilitySettings
 log = logging.getLogger("veridical.access")
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+#: ASCII without spaces, quotes and "=".
+_SAFE = re.compile(r"[!#-<>-~]+")
 #: Longest path that is logged; of a longer one its beginning.
 MAX_PATH = 200
 
@@ -25,8 +28,10 @@ def write(seen: Observation) -> None:
         level = logging.DEBUG
     elif seen.outcome == "error" and seen.status >= 500:
         level = logging.WARNING
-    if log.isEnabledFor(level):
-        log.log(level, "request", extra={"fields": told(seen)})
+    if log.isEnabledFor(level):  # made here: `log.log` would walk the stack for where it was called
+        record = logging.LogRecord(log.name, level, __file__, 0, "request", None, None)
+        record.fields = told(seen)
+        log.handle(record)
 
 
 def told(seen: Observation) -> dict[str, Any]:
@@ -72,9 +77,7 @@ class TextLines(logging.Formatter):
 def _plain(value: Any) -> str:
     """A value as it is, or in quotes where it could be taken for more than one."""
     text = str(value)
-    if text.isprintable() and not set(text) & set(' "='):
-        return text
-    return orjson.dumps(text).decode()
+    return text if _SAFE.fullmatch(text) else orjson.dumps(text).decode()
 
 
 class JsonLines(logging.Formatter):
