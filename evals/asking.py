@@ -58,14 +58,16 @@ def answer() -> Solver:
 def _account() -> dict[str, Any]:
     """What the sample's last call cost, and what the endpoint says of its answer.
 
-    Seconds are those of the HTTP exchange: without the wait for a connection, without retries.
+    Seconds are those of the HTTP exchange: without the wait for a connection, without retries; none
+    where a cache answered, which is faster than the strategy is.
     """
     call = next(event for event in reversed(transcript().events) if isinstance(event, ModelEvent)).call
     if call is None or not call.response:
         return {}
     if call.error:  # an error whose text the library would pass on as the answer
         raise EndpointRefused(str(call.response.get("message") or call.response)[:300])
-    return account_of(call.response) | {"seconds": call.time}
+    account = account_of(call.response)
+    return account | {"seconds": None if account["cached_calls"] else call.time}
 
 
 def account_of(response: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def account_of(response: Mapping[str, Any]) -> dict[str, Any]:
     usage, report = response.get("usage") or {}, response.get("veridical") or {}
     return {
         "calls": report.get("calls", 1),
+        "cached_calls": (report.get("cache") or {}).get("hits"),
         "depth": report.get("depth", 1),
         "status": report.get("status", ""),
         "confidence": report.get("confidence"),

@@ -87,6 +87,7 @@ endpoint_options = _options(
     ),
     click.option("--index", type=click.Path(exists=True), help="For the started proxy: an index's folder."),
     click.option("--wikipedia", is_flag=True, help="For the started proxy: live Wikipedia."),
+    click.option("--cache", is_flag=True, help="Ask no call again that was answered before."),
 )
 choice_options = _options(
     click.option("--limit", type=click.IntRange(1), help="Only the first N questions."),

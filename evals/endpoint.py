@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,12 @@ START_S = 600.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An OpenAI-compatible API root, and the variable with its key."""
+    """An OpenAI-compatible API root, and the variable with its key. One that is `cached` is a proxy of
+    ours: it is asked to keep draws too, and to tell what it did not have to ask again."""
 
     base_url: str
     api_key_env: str | None = None
+    cached: bool = False
 
     def model(
         self, name: str, strategy: str = "direct", *, connections: int, seed: int | None = None
@@ -46,6 +48,9 @@ class Endpoint:
             seed=seed,
             # A proxy of ours may have another default; others ignore the header.
             extra_headers={"X-Veridical-Strategy": "direct"} if direct else None,
+            extra_body={"veridical": {"trace": "summary", "cache": {"sampled": True}}}
+            if self.cached
+            else None,
         )
         return get_model(
             f"openai-api/veridical/{full}",
@@ -73,8 +78,9 @@ class Endpoint:
 
 
 @contextmanager
-def own_proxy(options: Sequence[str], log: Path) -> Iterator[Endpoint]:
-    """`veridical serve` on a free port with these options; its output goes to `log`.
+def own_proxy(options: Sequence[str], log: Path, settings: Mapping[str, str]) -> Iterator[Endpoint]:
+    """`veridical serve` on a free port with these options; its output goes to `log`. `settings` are
+    variables for it, which those of our environment override.
 
     It runs under the guard that the engines have, so that it ends with us however we end.
 
@@ -85,7 +91,7 @@ def own_proxy(options: Sequence[str], log: Path) -> Iterator[Endpoint]:
         port = listener.getsockname()[1]
     serve = [sys.executable, "-m", "veridical", "serve", "--port", str(port), *options]
     guard = [sys.executable, str(engine_guard.__file__), "15", "--", *serve]
-    environment = {"VERIDICAL_BUDGET_DEADLINE_S": str(DEADLINE_S), **os.environ}
+    environment = {"VERIDICAL_BUDGET_DEADLINE_S": str(DEADLINE_S), **settings, **os.environ}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and file

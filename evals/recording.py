@@ -129,7 +129,8 @@ def record_of(cell: Cell, sample: EvalSample) -> Record:
 
 
 def _cost(account: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("status", "calls", "depth", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds")
+    figures = ("status", "calls", "cached_calls", "depth")
+    names = (*figures, "prompt_tokens", "cached_tokens", "completion_tokens", "seconds")
     return {name: account[name] for name in names if account.get(name) is not None}
 
 

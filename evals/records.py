@@ -24,7 +24,8 @@ class Record(pydantic.BaseModel):
     questions that are not independent (one article, one entity): intervals are clustered by it.
     `scores` are in [0, 1] unless the task says otherwise; the task's headline metric comes first.
     `graded` is false where the answer could not be scored: `scores` is then empty and `error` says why.
-    `calls` and tokens are those of all backend calls; `depth` those on the longest chain.
+    `calls` and tokens are those of all backend calls; `depth` those on the longest chain. `cached_calls`
+    of them were answered by a cache; their tokens are in the sums, but there are no `seconds` then.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +47,7 @@ class Record(pydantic.BaseModel):
     error: str | None = None
     confidence: float | None = None
     calls: int | None = None
+    cached_calls: int | None = None
     depth: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None

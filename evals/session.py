@@ -24,6 +24,7 @@ from veridical.evals.records import RecordFile
 from veridical.evals.running import Draws, MakeJudge, Outcome, Plan, Prepared, prepare, run
 from veridical.evals.wording import versions
 from veridical.middleware.client import Client
+from veridical.middleware.config import load_settings
 from veridical.strategies.errors import InvalidRequest, VeridicalError
 from veridical.strategies.registry import strategy_from
 
@@ -51,6 +52,7 @@ class Asked:
     judge_url: str | None = None
     judge_key_env: str | None = None
     oracle_source: bool = False
+    cache: bool = False
 
 
 def carry_out(asked: Asked, strategies: Sequence[str], draws: Draws) -> None:
@@ -131,13 +133,19 @@ def _endpoint(asked: Asked, progress: Progress) -> Iterator[Endpoint]:
     if asked.base_url:
         if serve:
             raise InvalidRequest("--config, --index and --wikipedia are for a proxy that is started here.")
-        yield Endpoint(asked.base_url, asked.api_key_env)
+        yield Endpoint(asked.base_url, asked.api_key_env, asked.cache)
         return
     if asked.api_key_env:
         raise InvalidRequest("--api-key-env goes with --base-url.")
-    with own_proxy(serve, asked.out / "proxy.log") as endpoint:
+    with own_proxy(serve, asked.out / "proxy.log", _keeping(asked)) as endpoint:
         progress.say(f"A proxy listens at {endpoint.base_url}; its log is {asked.out / 'proxy.log'}.")
-        yield endpoint
+        yield replace(endpoint, cached=asked.cache)
+
+
+def _keeping(asked: Asked) -> dict[str, str]:
+    """What gives the started proxy a cache, where one is wanted and its configuration has none."""
+    configured = load_settings(Path(asked.config) if asked.config else None).cache.kind != "off"
+    return {"VERIDICAL_CACHE_KIND": "disk"} if asked.cache and not configured else {}
 
 
 def _plan(asked: Asked, strategies: Sequence[str], draws: Draws) -> Plan:
@@ -225,6 +233,7 @@ def _conditions(asked: Asked, plan: Plan) -> dict[str, Any]:
         "config": file_hash(Path(asked.config)) if asked.config else None,
         "local_model": file_hash(Path(local)) if local else None,
         "judge": _judge_told(asked.judge and _label(asked.judge, asked.judge_url or asked.base_url)),
+        "cache": asked.cache,
         "reads_scorer_source": _retrieving(plan.strategies) if asked.oracle_source else [],
     }
 

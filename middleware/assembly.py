@@ -11,6 +11,7 @@ from veridical.middleware.access.gate import Gate
 from veridical.middleware.backends.engines import EngineProcess, EngineSpec
 from veridical.middleware.backends.local import local_engine, vllm_engine
 from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.cache.cache import make_cache
 from veridical.middleware.config import (
     HttpBackendSettings,
     LangChainBackendSettings,
@@ -50,6 +51,8 @@ class Assembly:
         check_role_names(settings.roles)
         kept = settings.responses
         self.responses: ResponseStore = MemoryStore(kept.max_bytes, kept.ttl_s)
+        redis = settings.cache.redis_url_env
+        self.cache = make_cache(settings.cache, secret(redis) if redis else None, settings.backends)
         self.sources = sources(settings.retrievers, secret)
         self.domains = domains(settings)
         self.tools = configured_tools(settings.tools, self.session, secret)
@@ -176,6 +179,8 @@ class Assembly:
             if self.gate:
                 await self.gate.close()
         finally:
+            if self.cache:
+                await self.cache.close()
             for engine in self.engines:
                 await engine.stop()
             for source in {id(each): each for each in self.sources.values()}.values():

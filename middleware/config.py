@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from veridical.middleware.cache.settings import CacheSettings
 from veridical.middleware.observing.settings import ObservabilitySettings
 from veridical.middleware.retriever_config import RETRIEVER_KINDS, RetrieverSettings
 from veridical.middleware.section import Section
@@ -245,6 +246,7 @@ class Settings(Section):
     state: StateSettings = StateSettings()
     responses: ResponsesSettings = ResponsesSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
+    cache: CacheSettings = CacheSettings()
     roles: dict[str, str] = Field(
         {},
         description="Models for roles (generator, verifier, examiner, critic, judge, agent1, …); "
@@ -395,6 +397,7 @@ def setting_paths() -> list[tuple[str, ...]]:
         "state": StateSettings,
         "responses": ResponsesSettings,
         "observability": ObservabilitySettings,
+        "cache": CacheSettings,
     }
     return [
         ("default_strategy",),

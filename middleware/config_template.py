@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from veridical.middleware.cache.settings import CacheSettings
 from veridical.middleware.config import (
     AuthSettings,
     BudgetSettings,
@@ -87,6 +88,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "state": StateSettings,
     "responses": ResponsesSettings,
     "observability": ObservabilitySettings,
+    "cache": CacheSettings,
 }
 
 

@@ -20,6 +20,8 @@ from veridical.middleware.access.tally import Tally, asked_tokens, spent_by
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import key_of
 from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.cache.asking import caching
+from veridical.middleware.cache.relays import Relay
 from veridical.middleware.completion import ChatWire
 from veridical.middleware.errors import ClientDisconnected
 from veridical.middleware.observing.observation import current, joined_names
@@ -125,6 +127,11 @@ class Passthrough:
             if http and relayable(request, route, strategy):
                 body = relayed_body(request.body, route.model, raw)
                 limits = meter.headers if meter else []
+                known = caching(self.assembly.cache, told, request.controls.cache)
+                if known and isinstance(request, ChatBody) and known.takes(request.params):
+                    ask = partial(relay, route, http, request, body, told, [], meter=None)
+                    await Relay(known, route, http, request, told, ask)([*headers, *limits], send, meter)
+                    return
                 if await relay(route, http, request, body, told, [*headers, *limits], send, meter):
                     return
             chat, wire = await self._chat(request_id, request, route, scope)
@@ -286,6 +293,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             assembly.domains,
             assembly.tools,
             traced,
+            caching(assembly.cache, call.headers, call.request.controls.cache),
         )
         try:
             if call.request.stream:

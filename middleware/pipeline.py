@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from veridical.middleware.cache.asking import Caching
+from veridical.middleware.cache.calls import Cached
 from veridical.middleware.observing.observation import current
 from veridical.middleware.protocol import ChatBody
 from veridical.middleware.retrying import Retrying
-from veridical.middleware.routing import Route
+from veridical.middleware.routing import Mounted, Route
 from veridical.strategies.backend import Backend
 from veridical.strategies.base import Context, Domain, Retrieve, Strategy
 from veridical.strategies.budget import Budget, Limits
@@ -66,6 +68,7 @@ class Run:
     domains: Mapping[str, Domain] = field(default_factory=dict)
     tools: Mapping[str, Tool] = field(default_factory=dict)
     traced: bool = True
+    caching: Caching | None = None
 
     def __post_init__(self) -> None:
         asked = self.request.controls.budget
@@ -98,21 +101,19 @@ class Run:
         )
 
     def _llm(self, route: Route, choice: Choice) -> LLM:
-        backend = route.mounted.backend
         name = route.mounted.name
         if name not in choice.backends:
-            asked = backend if self.direct else Retrying(backend, self.budget)
-            spanned = current().spanned(asked, name, "openai" if route.mounted.http else "langchain")
-            choice.backends[name] = spanned if self.direct else Sharing(spanned)
-        return LLM(
-            choice.backends[name],
-            route.model,
-            self.budget,
-            choice.trace,
-            self.headers,
-            choice.index,
-            served_by=name,
-        )
+            choice.backends[name] = self._view(route.mounted)
+        used = choice.backends[name]
+        return LLM(used, route.model, self.budget, choice.trace, self.headers, choice.index, served_by=name)
+
+    def _view(self, mounted: Mounted) -> Backend:
+        """A choice's own view of a backend; what the cache answers has no span, since nothing is called."""
+        backend = mounted.backend if self.direct else Retrying(mounted.backend, self.budget)
+        backend = current().spanned(backend, mounted.name, "openai" if mounted.http else "langchain")
+        if self.caching:
+            backend = Cached(backend, mounted, self.caching)
+        return backend if self.direct else Sharing(backend)
 
     async def _begin(self, choice: Choice) -> Reply:
         await self.route.mounted.ready()
@@ -213,6 +214,8 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
     }
     if shared := sum(len(trace.calls) - len(trace.made) for trace in traces):
         report["shared_calls"] = shared
+    if cached := _cached(traces):
+        report["cache"] = cached
     if len(run.strategy.parts()) > 1:
         report["parts"] = [_part(run, index) for index in range(len(run.strategy.parts()))]
     if run.roles:
@@ -234,6 +237,16 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         }
         report |= {key: each[0] if len(told) == 1 else each for key, each in full.items()}
     return report
+
+
+def _cached(traces: Sequence[Trace]) -> dict[str, Any]:
+    """How many of the calls that a cache may answer it did, and the tokens of these, which were not spent
+    again; empty where it may answer none."""
+    calls = [call for trace in traces for call in trace.made if call.cached is not None]
+    hits = [call for call in calls if call.cached]
+    saved = sum((call.usage for call in hits if call.usage), Usage())
+    told = {"hits": len(hits), "misses": len(calls) - len(hits), "saved_tokens": saved.total_tokens}
+    return told if calls else {}
 
 
 def _told(choice: Choice) -> dict[str, Any]:
@@ -305,6 +318,7 @@ def _step(call: Call) -> dict[str, Any]:
         "step": call.step,
         "part": call.part,
         "shared": call.shared,
+        **({} if call.cached is None else {"cached": call.cached}),
         "model": call.model,
         "prompt": call.prompt,
         "depth": call.depth,

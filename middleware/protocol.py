@@ -30,6 +30,17 @@ class BudgetRequest(pydantic.BaseModel):
     deadline_s: float | None = Field(None, gt=0, description="Seconds of wall time.")
 
 
+class CacheRequest(pydantic.BaseModel):
+    """What a request wants of the server's cache, beside its Cache-Control header."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sampled: bool | None = Field(
+        None, description="Whether draws at a temperature without a seed are kept, too; default the server's."
+    )
+    sample: int = Field(0, ge=0, description="Number of this draw: only draws of one number are equal.")
+
+
 class Controls(pydantic.BaseModel):
     """The body's `veridical` object: everything of ours in one place, removed before forwarding."""
 
@@ -43,6 +54,7 @@ class Controls(pydantic.BaseModel):
         "none", description="`reasoning` streams the steps in words as reasoning deltas."
     )
     budget: BudgetRequest = BudgetRequest()
+    cache: CacheRequest = CacheRequest()
     on_limit: Literal["degrade", "error"] = Field(
         "degrade", description="When the budget ends: the best draft so far, or an error."
     )
@@ -173,6 +185,9 @@ def _check_shape(body: Mapping[str, Any]) -> None:
         raise InvalidRequest("'stream_options' must be an object.", param="stream_options")
 
 
+_FIELDS = {"budget": BudgetRequest.model_fields, "cache": CacheRequest.model_fields}
+
+
 def _controls(found: Any) -> Controls:
     if found is None:
         return Controls()
@@ -183,7 +198,7 @@ def _controls(found: Any) -> Controls:
         path = ".".join(["veridical", *map(str, first["loc"])])
         message = first["msg"]
         if first["type"] == "extra_forbidden":
-            known = BudgetRequest.model_fields if "budget" in first["loc"] else Controls.model_fields
+            known = _FIELDS.get(str(first["loc"][0]), Controls.model_fields)
             message = f"unknown field.{suggestion(str(first['loc'][-1]), known)}"
         raise InvalidRequest(f"'{path}': {message}", param=path) from None
 

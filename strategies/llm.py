@@ -84,7 +84,8 @@ class LLM:
     async def chat(self, ask: Ask, params: Params, *, stream: bool = False, n: int = 1) -> Reply:
         """A reply under exactly these parameters, counted and traced as its last piece passes.
 
-        A call whose result is shared with an equal one is traced and costs nothing.
+        A call whose result is shared with an equal one is traced and costs nothing; one that a cache
+        answers takes nothing from the budget.
 
         Raises:
             BudgetExceeded: nothing is left to spend.
@@ -109,6 +110,9 @@ class LLM:
             self.trace.share(call, reply.shared)
         elif free:  # the call that was to be shared was given up: this one ran in its place
             self.budget.calls += 1
+        call.cached = reply.cached
+        if call.cached:
+            self.budget.calls -= 1
         self.trace.answering()
         metered = Reply(self._metered(reply, call), self._closing(reply, call))
         metered.part = self.part
@@ -135,7 +139,8 @@ class LLM:
             call.output, call.others = answer.text, tuple(other.text for other in reply.others)
             if not call.shared:
                 call.usage = answer.usage
-                self.budget.spend(answer.usage)
+                if not call.cached:
+                    self.budget.spend(answer.usage)
             await reply.aclose()
         if answer.usage is None:
             self.trace.note("A backend reported no usage for a call: the totals leave it out.")

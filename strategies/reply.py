@@ -17,6 +17,7 @@ class Reply:
     iterated again, and closing it closes the backend's stream. `status`, `claims`, `evidence`
     and `confidence` (0 to 1, where the method gives one) say how the answer was made, `part`
     which part of a pipe made it. One taken over from an equal call has that call's depth as `shared`.
+    `cached` says whether it came out of a cache; None where it could not.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Reply:
         self.confidence: float | None = None
         self.part: int | None = None
         self.shared: int | None = None
+        self.cached: bool | None = None
 
     @classmethod
     def of(cls, answer: Answer, others: tuple[Answer, ...] = ()) -> Self:

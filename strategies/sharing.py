@@ -49,11 +49,11 @@ class Sharing:
 
     def holds(self, request: ChatRequest) -> bool:
         """Whether the request would share a call that has run or is running."""
-        return _key(request) in self._results
+        return same_draw(request) in self._results
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Answer, with the result of an equal call where there is one; its reply is then `shared`."""
-        key = _key(request)
+        key = same_draw(request)
         while (held := self._results.get(key)) is not None:
             try:
                 result = await asyncio.shield(held)
@@ -66,7 +66,9 @@ class Sharing:
             return reply
         if request.stream:
             reply = await self.backend.chat(request)
-            return Reply(self._kept(reply, key, chain.get()), reply.aclose)
+            kept = Reply(self._kept(reply, key, chain.get()), reply.aclose)
+            kept.cached = reply.cached
+            return kept
         return await self._whole(request, key)
 
     async def _whole(self, request: ChatRequest, key: bytes) -> Reply:
@@ -97,7 +99,7 @@ class Sharing:
             self._results[key] = held
 
 
-def _key(request: ChatRequest) -> bytes:
+def same_draw(request: ChatRequest) -> bytes:
     """What makes two requests the same draw. How the answer travels does not matter."""
     params = {key: value for key, value in request.params.items() if key != "stream_options"}
     asked = (request.model, request.messages, params, str(request.sample), request.n)

@@ -21,7 +21,8 @@ class Call:
 
     `others` are the further choices of a call for several, `part` is the part of a pipe that
     made it, `backend` the name of the one that was asked. A `shared` one took the result of an equal
-    call: it cost nothing.
+    call: it cost nothing. A `cached` one was not made now: its usage tells what it took when it was; None
+    where no cache was asked.
     """
 
     step: str
@@ -38,6 +39,7 @@ class Call:
     part: int = 0
     shared: bool = False
     backend: str = ""
+    cached: bool | None = None
 
 
 @dataclass(slots=True)

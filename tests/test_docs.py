@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import pydantic
 import pytest
 
 from veridical.evals.catalogue import TASKS, entry
@@ -14,7 +15,7 @@ from veridical.middleware import config
 from veridical.middleware.access.commands import keys
 from veridical.middleware.config import Settings, load_settings
 from veridical.middleware.config_template import config_template
-from veridical.middleware.protocol import BudgetRequest, Controls
+from veridical.middleware.protocol import BudgetRequest, CacheRequest, Controls
 from veridical.middleware.section import Section
 from veridical.server import create_app
 from veridical.strategies.registry import BUILT_IN, strategy_class
@@ -57,6 +58,7 @@ def test_every_setting_is_documented(section: type[Section]) -> None:
         "budget",
         "auth",
         "responses",
+        "cache",
         "state",
         "observability",
         "roles",
@@ -72,8 +74,8 @@ def test_every_setting_is_documented(section: type[Section]) -> None:
         assert f"`{key}`" in CONFIGURATION, f"{section.__name__}.{key}"
 
 
-@pytest.mark.parametrize("model", [Controls, BudgetRequest])
-def test_every_request_field_is_documented(model: type[Controls] | type[BudgetRequest]) -> None:
+@pytest.mark.parametrize("model", [Controls, BudgetRequest, CacheRequest])
+def test_every_request_field_is_documented(model: type[pydantic.BaseModel]) -> None:
     assert all(name in API for name in model.model_fields)
 
 

@@ -132,8 +132,9 @@ def _read(usage: Mapping[str, Any]) -> Usage:
 
 
 def spent_by(calls: Iterable[Call]) -> Spending:
-    """What a strategy's calls cost; a call that was cut off counts its prompt and what had come."""
-    return sum(map(_cost, calls), Spending())
+    """What a strategy's calls cost; a call that was cut off counts its prompt and what had come, one that
+    a cache answered nothing."""
+    return sum((_cost(call) for call in calls if not call.cached), Spending())
 
 
 def _cost(call: Call) -> Spending:

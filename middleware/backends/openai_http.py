@@ -91,13 +91,34 @@ class OpenAIBackend:
                     response.close()
 
                 return Reply(self._stream(response), close)
-            answer, *others = _answers(await self.read(response), request.n)
-            if others and "n" not in self.supports:  # llama.cpp: see `send`
-                answer = replace(answer, usage=None)
-            return Reply.of(answer, tuple(others))
+            return self.whole(await self.read_bytes(response), request.n)
         except BaseException:
             response.close()
             raise
+
+    def whole(self, raw: bytes, n: int) -> Reply:
+        """The reply that the bytes of an answer to a request for `n` choices are.
+
+        Raises:
+            BackendFailed: they are no chat completion.
+        """
+        answer, *others = _answers(_object(raw), n)
+        if others and "n" not in self.supports:  # llama.cpp: see `send`
+            answer = replace(answer, usage=None)
+        return Reply.of(answer, tuple(others))
+
+    def check_stream(self, raw: bytes) -> None:
+        """See whether these bytes are a whole stream of a chat completion.
+
+        Raises:
+            BackendFailed: they are none, it was cut off, or an error came in it.
+        """
+        reader = EventReader(self.max_response_bytes)
+        events = [*reader.feed(raw), *reader.end()]
+        items = [item for data in events if data != b"[DONE]" for item in self._items(data)]
+        finished = any(isinstance(item, Delta) and item.finish_reason for item in items)
+        if not finished or events[-1] != b"[DONE]":
+            raise BackendFailed("The backend's stream ended before its answer was complete.")
 
     async def send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, stream: bool = False
@@ -173,13 +194,7 @@ class OpenAIBackend:
         Raises:
             BackendFailed: it is too large or no JSON object.
         """
-        try:
-            found = orjson.loads(await self.read_bytes(response))
-        except orjson.JSONDecodeError:
-            raise BackendFailed("The backend's answer is not JSON.") from None
-        if not isinstance(found, dict):
-            raise BackendFailed("The backend's answer is not a JSON object.")
-        return found
+        return _object(await self.read_bytes(response))
 
     async def read_bytes(self, response: aiohttp.ClientResponse) -> bytes:
         """A bounded body.
@@ -290,6 +305,17 @@ def serialised(body: Mapping[str, Any]) -> bytes:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:
         raise InvalidRequest("The body is nested too deeply.") from None
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    """A body that must be a JSON object."""
+    try:
+        found = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise BackendFailed("The backend's answer is not JSON.") from None
+    if not isinstance(found, dict):
+        raise BackendFailed("The backend's answer is not a JSON object.")
+    return found
 
 
 def _delta(choice: Mapping[str, Any]) -> Delta:

@@ -102,7 +102,7 @@ class Observation:
 
     def ran(self, trace: Trace, status: Status | None) -> None:
         """A choice has been worked on, and has an answer if there is a status."""
-        self.calls += trace.calls
+        self.calls += [call for call in trace.calls if not call.cached]  # those were asked of no backend
         self.retrievals += trace.retrievals
         if status is not None:
             self.answers.append(status)

@@ -1,0 +1,1 @@
+"""Answers of backends kept for equal calls."""
