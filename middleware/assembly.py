@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -24,9 +25,10 @@ from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
 from veridical.middleware.observing.assembling import Observers
 from veridical.middleware.observing.observation import joined_names
-from veridical.middleware.responses.store import MemoryStore, ResponseStore
+from veridical.middleware.responses.database_store import response_store
 from veridical.middleware.routing import Mounted, Route, Router
 from veridical.middleware.sources import sources
+from veridical.middleware.state.choosing import database_for
 from veridical.middleware.tools import configured_tools
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import BackendError, ConfigError, InvalidRequest, NotFound, shown
@@ -47,10 +49,11 @@ class Assembly:
         self.settings = settings
         self.engines: list[EngineProcess] = []
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.gate = Gate(settings) if settings.auth.required else None
+        self.database = database_for(settings)
+        self.gate = Gate(settings, self.database) if settings.auth.required else None
         check_role_names(settings.roles)
-        kept = settings.responses
-        self.responses: ResponseStore = MemoryStore(kept.max_bytes, kept.ttl_s)
+        self.responses = response_store(settings, self.database)
+        self._opened = AsyncExitStack()
         redis = settings.cache.redis_url_env
         self.cache = make_cache(settings.cache, secret(redis) if redis else None, settings.backends)
         self.sources = sources(settings.retrievers, secret)
@@ -166,9 +169,17 @@ class Assembly:
                 log.warning("the model of role %r could not be looked up: %s", role, error.message)
 
     async def open(self) -> None:
-        """Open the gate's database and start the supervised engines; returns before these are ready."""
-        if self.gate:
-            await self.gate.open()
+        """Open what outlives requests and start the supervised engines; returns before these are ready.
+
+        Raises:
+            ConfigError: the database or Redis cannot be used; nothing of them stays open.
+        """
+        async with AsyncExitStack() as opened:
+            for part in (self.database, self.gate, self.responses):
+                if part is not None:
+                    await part.open()
+                    opened.push_async_callback(part.close)
+            self._opened = opened.pop_all()
         await self.observers.open()
         for engine in self.engines:
             await engine.start()
@@ -176,8 +187,7 @@ class Assembly:
     async def close(self) -> None:
         """Write what was used; stop the engines, close the sources and the connections."""
         try:
-            if self.gate:
-                await self.gate.close()
+            await self._opened.aclose()
         finally:
             if self.cache:
                 await self.cache.close()

@@ -74,7 +74,7 @@ class AuthSettings(Section):
 
 
 class StateSettings(Section):
-    """Where keys and usage are kept, and limits shared; opened only where they are used."""
+    """Where keys, usage and responses are kept, and limits shared; opened only where they are used."""
 
     path: str = Field("~/.local/state/veridical/state.sqlite", description="SQLite file.")
     database_url_env: str | None = Field(
@@ -85,11 +85,20 @@ class StateSettings(Section):
     )
     flush_s: float = Field(1.0, gt=0, le=300, description="Seconds between writes of usage.")
 
+    @property
+    def chosen(self) -> bool:
+        """Whether a place for the state was configured: not just left at its default."""
+        return "path" in self.model_fields_set or self.database_url_env is not None
+
 
 class ResponsesSettings(Section):
-    """How long the Responses API's responses are kept, in this process's memory."""
+    """Where, and how long, the Responses API's responses are kept."""
 
-    max_bytes: int = Field(64_000_000, ge=0, description="Most that is kept; the least recently used leave.")
+    store: Literal["memory", "database"] | None = Field(
+        None,
+        description="In this process's memory or the state's database; none = the latter where there is one.",
+    )
+    max_bytes: int = Field(64_000_000, ge=0, description="Most that is kept; the oldest leave; 0 keeps none.")
     ttl_s: float = Field(86_400.0, gt=0, description="Seconds that a response is kept.")
 
 
@@ -268,6 +277,12 @@ class Settings(Section):
     tools: dict[str, ToolSettings] = Field(
         {}, description="Tools by name, beside those that need no settings."
     )
+
+    @property
+    def keeps_responses_in_database(self) -> bool:
+        """Whether the Responses API's responses go into the state's database."""
+        where = self.responses.store or ("database" if self.auth.keys or self.state.chosen else "memory")
+        return where == "database"
 
     @property
     def limits(self) -> Limits:

@@ -58,7 +58,7 @@ class NothingKept(VeridicalError):
 
 
 class StateUnavailable(VeridicalError):
-    """The database of keys and usage does not answer, or refuses; the message never holds its address."""
+    """The state database does not answer, or refuses; the message never holds its address."""
 
     code = "state_unavailable"
 

@@ -103,9 +103,9 @@ def revoke(config: Path | None, key_id: str) -> None:
 
 def _with_store(config: Path | None, work: Callable[[Any], Awaitable[T]]) -> T:
     """Do something with the keys of the configured database."""
-    from veridical.middleware.access.gate import database_of
     from veridical.middleware.access.key_store import KeyStore
     from veridical.middleware.config import load_settings
+    from veridical.middleware.state.choosing import database_of
 
     database = database_of(load_settings(config).state)
 

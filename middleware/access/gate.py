@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from veridical.middleware.access.directory import Directory
@@ -18,9 +16,10 @@ from veridical.middleware.access.metering import Accounts, Meter
 from veridical.middleware.access.usage import Spending, first_of_month, today
 from veridical.middleware.config import Settings, StateSettings, secret
 from veridical.middleware.errors import NotAllowed, NothingKept
+from veridical.middleware.state.choosing import not_installed, url_in
 from veridical.middleware.state.database import Database
 from veridical.strategies.base import Strategy
-from veridical.strategies.errors import ConfigError, InvalidRequest
+from veridical.strategies.errors import InvalidRequest
 
 #: Most lines that one answer of GET /v1/usage holds.
 MAX_LINES = 10_000
@@ -29,31 +28,30 @@ MAX_LINES = 10_000
 class Gate:
     """Knows the keys and, where those of `veridical keys` are used, keeps their limits and usage.
 
-    Without these no database is opened: keys from the environment have neither limits nor usage.
+    `database` is for these, and opened by who has it: keys from the environment have neither limits nor
+    usage, and need none.
 
     Raises:
         ConfigError: an environment variable is not set, or an extra is not installed.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database | None) -> None:
         fixed = [named(variable, secret(variable)) for variable in settings.auth.client_keys_env]
         self._opened = AsyncExitStack()
-        self._database: Database | None = None
         self.accounts: Accounts | None = None
         store = None
-        if settings.auth.keys:
-            self._database = database_of(settings.state)
-            store = KeyStore(self._database)
-            self.accounts = Accounts(self._database, _limiter(settings.state), settings.state.flush_s)
+        if settings.auth.keys and database is not None:
+            store = KeyStore(database)
+            self.accounts = Accounts(database, _limiter(settings.state), settings.state.flush_s)
         self.directory = Directory(fixed, store, settings.auth.refresh_s)
 
     async def open(self) -> None:
         """Open what keys and usage need.
 
         Raises:
-            ConfigError: the database or Redis cannot be used; nothing stays open.
+            ConfigError: Redis cannot be used; nothing stays open.
         """
-        parts: list[Database | Directory | Accounts | None] = [self._database, self.directory, self.accounts]
+        parts: list[Directory | Accounts | None] = [self.directory, self.accounts]
         async with AsyncExitStack() as opened:
             for part in parts:
                 if part is not None:
@@ -137,41 +135,12 @@ def _day(asked: Mapping[str, str], name: str, otherwise: str) -> str:
         raise InvalidRequest(f"'{name}' must be a day, such as {today()}.", param=name) from None
 
 
-def database_of(settings: StateSettings) -> Database:
-    """The database that the settings name, not yet open.
-
-    Raises:
-        ConfigError: its variable is not set or holds no such URL, or the extra is not installed.
-    """
-    if settings.database_url_env is None:
-        from veridical.middleware.state.sqlite import SQLite
-
-        return SQLite(Path(os.path.expandvars(settings.path)).expanduser())
-    url = _url(settings.database_url_env, ("postgresql://", "postgres://"))
-    try:
-        from veridical.middleware.state.postgres import PostgreSQL
-    except ImportError:
-        raise _not_installed("postgres") from None
-    return PostgreSQL(url)
-
-
 def _limiter(settings: StateSettings) -> Limiter:
     if settings.redis_url_env is None:
         return MemoryLimiter()
-    url = _url(settings.redis_url_env, ("redis://", "rediss://", "unix://"))
+    url = url_in(settings.redis_url_env, ("redis://", "rediss://", "unix://"))
     try:
         from veridical.middleware.access.redis_limiter import RedisLimiter
     except ImportError:
-        raise _not_installed("redis") from None
+        raise not_installed("redis") from None
     return RedisLimiter(url)
-
-
-def _url(variable: str, schemes: tuple[str, ...]) -> str:
-    url = secret(variable)
-    if not url.startswith(schemes):
-        raise ConfigError(f"{variable} must hold a URL that begins with {' or '.join(schemes)}.")
-    return url
-
-
-def _not_installed(extra: str) -> ConfigError:
-    return ConfigError(f"This needs the extra {extra!r}: pip install 'veridical[{extra}]'.")

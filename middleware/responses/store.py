@@ -9,7 +9,15 @@ from typing import Protocol
 
 
 class ResponseStore(Protocol):
-    """Bytes by key. What is put may be gone later: stores are bounded."""
+    """Bytes by key. What is put may be gone later: stores are bounded. Opened and closed with the server."""
+
+    async def open(self) -> None:
+        """Begin."""
+        ...
+
+    async def close(self) -> None:
+        """End."""
+        ...
 
     async def get(self, key: str) -> bytes | None:
         """What was put under `key`, or None."""
@@ -35,6 +43,12 @@ class MemoryStore:
         self._max, self._ttl, self._clock = max_bytes, ttl_s, clock
         self._kept: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._size = 0
+
+    async def open(self) -> None:
+        """See `ResponseStore`; there is nothing to do."""
+
+    async def close(self) -> None:
+        """See `ResponseStore`; there is nothing to do."""
 
     async def get(self, key: str) -> bytes | None:
         """See `ResponseStore`; a look counts as use, but does not lengthen its life."""

@@ -1,7 +1,7 @@
 """The database that state is kept in: SQL that SQLite and PostgreSQL read alike, two methods, migrations.
 
-Parameters are written `?`. Values are text and integers (moments are whole seconds since 1970, lists are
-JSON), so that a row means the same in both.
+Parameters are written `?`. Values are text, integers and bytes (moments are whole seconds since 1970, lists
+are JSON), so that a row means the same in both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from veridical.middleware.errors import StateUnavailable
 from veridical.middleware.state.schema import MIGRATIONS, VERSIONS
 from veridical.strategies.errors import ConfigError
 
-Value = str | int | None
+Value = str | int | bytes | None
 #: One SQL statement, and the rows of parameters that it is executed with, once for each.
 Statement = tuple[str, Sequence[Sequence[Value]]]
 

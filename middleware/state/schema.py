@@ -39,4 +39,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # whose commit it did not see.
         "CREATE TABLE usage_writers (writer TEXT PRIMARY KEY, batch BIGINT NOT NULL)",
     ),
+    (
+        # Responses that later requests continue. BYTEA: PostgreSQL's type for bytes; SQLite keeps bytes as
+        # bytes in a column of any type.
+        """CREATE TABLE responses (
+            key TEXT PRIMARY KEY,
+            value BYTEA NOT NULL,
+            size BIGINT NOT NULL,
+            created_at BIGINT NOT NULL
+        )""",
+        "CREATE INDEX responses_created_at ON responses (created_at, key, size)",
+    ),
 )

@@ -1,6 +1,8 @@
 """What tests of access share: keys made by the command, in a state of their own."""
 
+import asyncio
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from veridical.__main__ import main
+from veridical.middleware.state.sqlite import SQLite
 from veridical.tests.conftest import Serve
 from veridical.tests.proxy import Proxy
 
@@ -54,6 +57,32 @@ def guarded(serve: Serve, state: Path) -> Callable[..., Proxy]:
         return serve(auth={"keys": True, "refresh_s": 0.2, **(auth or {})}, state=kept, **settings)
 
     return start
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def connect(request: pytest.FixtureRequest, tmp_path: Any) -> Callable[[], Any]:
+    """Gives another connection to one fresh database."""
+    if request.param == "sqlite":
+        return lambda: SQLite(tmp_path / "folder" / "state.sqlite")
+    from veridical.middleware.state.postgres import PostgreSQL
+
+    server, name = request.getfixturevalue("postgres"), f"db_{secrets.token_hex(6)}"
+
+    async def make() -> None:
+        import asyncpg
+
+        admin = await asyncpg.connect(server.url)
+        await admin.execute(f"CREATE DATABASE {name}")
+        await admin.close()
+
+    asyncio.run(make())
+    return lambda: PostgreSQL(server.url.replace("/postgres", f"/{name}"))
+
+
+async def opened(connect: Callable[[], Any]) -> Any:
+    database = connect()
+    await database.open()
+    return database
 
 
 def bearer(key: str) -> dict[str, str]:
