@@ -25,6 +25,8 @@ from veridical.strategies.errors import ConfigError, suggestion
 
 #: These belong to clients (inspect_ai's `openai-api/veridical/…` provider) or to other commands.
 CLIENT_VARIABLES = frozenset({"VERIDICAL_BASE_URL", "VERIDICAL_API_KEY", "VERIDICAL_DATA"})
+#: A variable so named holds the path of a file with the secret, in the place of the secret.
+FILE_SUFFIX = "_FILE"
 #: Short names for what is set most often, beside the general VERIDICAL_SECTION_KEY.
 SHORT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "VERIDICAL_LOCAL_MODEL": ("backends", "local", "model"),
@@ -43,7 +45,10 @@ class ServerSettings(Section):
         5.0, gt=0, le=300, description="Seconds between SSE comments while a stream has nothing to say."
     )
     max_n: int = Field(16, ge=1, le=128, description="Largest `n` with a strategy; each choice is a run.")
-    shutdown_s: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
+    drain_s: float = Field(
+        0.0, ge=0, description="Seconds between SIGTERM, when /ready turns 503, and the end of listening."
+    )
+    shutdown_s: float = Field(30.0, ge=0, description="Seconds that running requests get after that.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level to log.")
     insecure: bool = Field(False, description="Listen on another address than loopback without keys.")
 
@@ -324,15 +329,25 @@ def load_settings(
 
 
 def secret(variable: str) -> str:
-    """The secret in an environment variable.
+    """The secret in an environment variable, or in the file that VARIABLE_FILE names, which is how
+    containers and systemd hand secrets over.
 
     Raises:
-        ConfigError: it is not set; names the variable, never a value.
+        ConfigError: it is not set, or its file cannot be read; names the variable, never a value.
     """
-    value = os.environ.get(variable, "").strip()
+    value = os.environ.get(variable, "").strip() or _in_file(f"{variable}{FILE_SUFFIX}")
     if not value:
         raise ConfigError(f"The environment variable {variable} is not set, and the configuration needs it.")
     return value
+
+
+def _in_file(variable: str) -> str:
+    file = os.environ.get(variable, "").strip()
+    try:
+        return Path(file).read_text(encoding="utf-8").strip() if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(f"The file that {variable} names cannot be read: {why}.") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -367,7 +382,7 @@ def _from_environment(environment: Mapping[str, str], values: Mapping[str, Any])
     """Settings from VERIDICAL_* variables: the short names, and VERIDICAL_SECTION_KEY."""
     known = {**SHORT_VARIABLES, **{_variable(path): path for path in setting_paths()}}
     named = {*_texts(values), *(environment[name] for name in known.keys() & environment.keys())}
-    named_by_config = {text for text in named if text.startswith("VERIDICAL_")}
+    named_by_config = {f"{text}{end}" for text in named for end in ("", FILE_SUFFIX)}
     found: dict[str, Any] = {}
     backends = values.get("backends", {"local": {}})
     has_local = isinstance(backends, Mapping) and "local" in backends
