@@ -121,6 +121,25 @@ class Held(Answer):
 
 
 @dataclass(frozen=True)
+class Halfway(Answer):
+    """A streamed answer that goes out up to its last words, which wait until the test releases them."""
+
+    answer: Say
+    release: threading.Event
+
+    async def give(self, exchange: Exchange, out: "Out") -> None:
+        *begin, words, end = self.answer.chunks(exchange.body)
+        await out.begin()
+        for chunk in begin:
+            await out.write(sse(chunk))
+        while not self.release.is_set():  # noqa: ASYNC110 - it is set in the test's thread
+            await asyncio.sleep(0.01)
+        for chunk in (words, end):
+            await out.write(sse(chunk))
+        await out.write(b"data: [DONE]\n\n")
+
+
+@dataclass(frozen=True)
 class Fail(Answer):
     """An error answer. `error` replaces OpenAI's shape."""
 

@@ -1,10 +1,12 @@
-"""Real PostgreSQL and Redis servers for tests: on a free port, in a folder of their own, never as root.
+"""Real servers for tests, PostgreSQL, Redis and HAProxy: on a free port, in a folder of their own,
+never as root.
 
 Where a server is not installed the tests that need it are skipped, and say so.
 """
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = "SKIPPED FOR WANT OF A SERVER: apt-get install -y redis-server postgresql, then run again"
+INSTALL = "SKIPPED FOR WANT OF A SERVER: apt-get install -y redis-server postgresql haproxy, then run again"
 
 
 @dataclass
@@ -87,7 +89,11 @@ def _folder() -> Iterator[Path]:
 
 
 def _program(name: str) -> str:
-    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *os.get_exec_path()]
+    places = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        *os.get_exec_path(),
+        "/usr/sbin",
+    ]
     found = shutil.which(name, path=os.pathsep.join(map(str, places)))
     if found is None:
         pytest.skip(f"{INSTALL} ({name})")
@@ -134,6 +140,28 @@ def running_postgres() -> Iterator[Server]:
         url = f"postgresql://tester:pg-secret@127.0.0.1:{port}/postgres"
         ready = [_program("pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
         server = Server(url, port, [program, "-D", str(folder / "data"), *options], folder, ready)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+HAPROXY_CFG = Path(__file__).parent.parent / "deploy/haproxy.cfg"
+
+
+@contextmanager
+def running_haproxy(replicas: Sequence[int]) -> Iterator[Server]:
+    """The balancer as `deploy/haproxy.cfg` has it, before replicas on these ports."""
+    program = _program("haproxy")
+    with _folder() as folder:
+        port = free_port()
+        servers = "\n".join(f"    server s{each} 127.0.0.1:{each}" for each in replicas)
+        text, found = re.subn(r"^ +server-template .*$", servers, HAPROXY_CFG.read_text(), flags=re.MULTILINE)
+        text, bound = re.subn(r"bind :8000", f"bind 127.0.0.1:{port}", text)
+        assert (found, bound) == (1, 1)
+        (folder / "haproxy.cfg").write_text(text)
+        server = Server(f"http://127.0.0.1:{port}", port, [program, "-db", "-f", "haproxy.cfg"], folder)
         server.start()
         try:
             yield server

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from veridical.tests.answers import Answer, Exchange, Held, Out, Say, sse
+from veridical.tests.answers import Halfway, Held, Say
 from veridical.tests.processes import serving
 from veridical.tests.proxy import wait_until
 from veridical.tests.servers import listens
@@ -17,30 +17,6 @@ from veridical.tests.upstream import CANBERRA
 
 pytestmark = pytest.mark.timeout(300)
 RIGHT = "The capital of Australia is Canberra."
-
-
-class Halfway(Answer):
-    """An answer that stops in its middle until the test releases it."""
-
-    def __init__(self, text: str, release: threading.Event) -> None:
-        self.text, self.release = text, release
-
-    async def give(self, exchange: Exchange, out: Out) -> None:
-        *begin, middle, end = Say(self.text).chunks(exchange.body)
-        await out.begin()
-        for chunk in begin:
-            await out.write(sse(chunk))
-        await Held(Rest([middle, end]), self.release).give(exchange, out)
-
-
-class Rest(Answer):
-    def __init__(self, chunks: list[Any]) -> None:
-        self.chunks = chunks
-
-    async def give(self, exchange: Exchange, out: Out) -> None:
-        for chunk in self.chunks:
-            await out.write(sse(chunk))
-        await out.write(b"data: [DONE]\n\n")
 
 
 def words(stream: Any) -> str:
@@ -56,7 +32,7 @@ def begun(upstream):
         upstream.cove(RIGHT, CANBERRA)
         upstream.on(plan=Held(upstream.script["plan"], release))
         checked = proxy.ask(model="m1+cove", stream=True)
-        upstream.on(draft=Halfway(RIGHT, release))
+        upstream.on(draft=Halfway(Say(RIGHT), release))
         plain = proxy.ask(stream=True)
         assert next(plain).choices[0].delta.role == "assistant"
         return plain, checked

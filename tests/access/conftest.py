@@ -79,6 +79,17 @@ def connect(request: pytest.FixtureRequest, tmp_path: Any) -> Callable[[], Any]:
     return lambda: PostgreSQL(server.url.replace("/postgres", f"/{name}"))
 
 
+@pytest.fixture
+def shared(postgres, redis, monkeypatch):
+    """The environment of a fleet: the command makes its keys there too."""
+    monkeypatch.delenv("VERIDICAL_STATE_PATH")
+    monkeypatch.setenv("STATE_URL", postgres.url)
+    monkeypatch.setenv("LIMITS_URL", redis.url)
+    monkeypatch.setenv("VERIDICAL_STATE_DATABASE_URL_ENV", "STATE_URL")
+    monkeypatch.setenv("VERIDICAL_STATE_REDIS_URL_ENV", "LIMITS_URL")
+    monkeypatch.setenv("VERIDICAL_STATE_FLUSH_S", "0.2")
+
+
 async def opened(connect: Callable[[], Any]) -> Any:
     database = connect()
     await database.open()

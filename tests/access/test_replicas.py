@@ -3,62 +3,40 @@
 import json
 import os
 import secrets
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from veridical.tests.access.conftest import bearer, id_of, keys_command
 from veridical.tests.answers import Held, Say
-from veridical.tests.proxy import Proxy, wait_until
-from veridical.tests.servers import free_port, listens
+from veridical.tests.processes import started
+from veridical.tests.proxy import wait_until
+from veridical.tests.servers import listens
 from veridical.tests.upstream import SYDNEY
 
 WRONG, RIGHT = "The capital of Australia is Sydney.", "The capital of Australia is Canberra."
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def shared(postgres, redis, monkeypatch):
-    """The environment of a fleet: the command makes its keys there too."""
-    monkeypatch.delenv("VERIDICAL_STATE_PATH")
-    monkeypatch.setenv("STATE_URL", postgres.url)
-    monkeypatch.setenv("LIMITS_URL", redis.url)
-    monkeypatch.setenv("VERIDICAL_STATE_DATABASE_URL_ENV", "STATE_URL")
-    monkeypatch.setenv("VERIDICAL_STATE_REDIS_URL_ENV", "LIMITS_URL")
-    monkeypatch.setenv("VERIDICAL_STATE_FLUSH_S", "0.2")
-
-
-@pytest.fixture
-def fleet(upstream, shared):
+def replicas(upstream, shared, tmp_path):
     with ExitStack() as stack:
-        proxies = [stack.enter_context(replica(upstream, number)) for number in range(2)]
-        wait_until(lambda: all(listens(proxy.port) for proxy in proxies), 120)
-        yield proxies
+        arguments = ("--keys", "--base-url", upstream.url)
+        found = [stack.enter_context(started(tmp_path, *arguments)) for _ in range(2)]
+        wait_until(lambda: all(listens(each.proxy.port) for each in found), 240)
+        yield found
 
 
-@contextmanager
-def replica(upstream, number):
-    proxy = Proxy(free_port())
-    command = [sys.executable, "-m", "veridical", "serve", "--keys", "--base-url", upstream.url]
-    with (
-        Path(f"log{number}").open("wb") as log,
-        subprocess.Popen([*command, "--port", str(proxy.port)], stdout=log, stderr=log) as child,
-    ):
-        try:
-            yield proxy
-        finally:
-            proxy.close()
-            child.terminate()
-            child.wait(20)
+@pytest.fixture
+def fleet(replicas):
+    return [each.proxy for each in replicas]
 
 
 def let_in(fleet, key, upstream, *, count, passing, **fields):
@@ -78,7 +56,7 @@ def let_in(fleet, key, upstream, *, count, passing, **fields):
     return found[200]
 
 
-def test_a_fleet_shares_keys_limits_budgets_and_usage(fleet, create, upstream):
+def test_a_fleet_shares_keys_limits_budgets_and_usage(fleet, replicas, create, upstream):
     upstream.cove(WRONG, SYDNEY, final=RIGHT)
     key = create()
     for proxy in fleet:
@@ -104,7 +82,7 @@ def test_a_fleet_shares_keys_limits_budgets_and_usage(fleet, create, upstream):
     assert keys_command("revoke", id_of(key)).exit_code == 0
     wait_until(lambda: {proxy.chat(headers=bearer(key)).status for proxy in fleet} == {401}, 20)
     assert time.monotonic() - revoked_at < 15  # 2 s by the settings; the rest is a busy machine
-    told = Path("log0").read_text() + Path("log1").read_text()
+    told = "".join(each.log.read_text() for each in replicas)
     assert "pg-secret" not in told
     assert "Redis is down" not in told
 
