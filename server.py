@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from veridical.middleware.access.gate import Gate, may_use
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import ClientKeys, key_of
 from veridical.middleware.config import Settings
+from veridical.middleware.draining import Draining, Server
 from veridical.middleware.errors import error_response, error_type
 from veridical.middleware.observing import logs
 from veridical.middleware.observing.scraping import Scraping
@@ -247,7 +249,7 @@ def serve(settings: Settings) -> None:
     """
     check_exposure(settings)
     logs.configure(settings.observability, settings.server.log_level)
-    app = create_app(settings)
+    app = Draining(create_app(settings))
     if settings.roles:
         asyncio.run(check_roles(settings))
     gc.freeze()  # what start-up made stays: later collections need not look at it
@@ -260,8 +262,8 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None if settings.observability.log_format == "json" else LOGGING_CONFIG,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.server.shutdown_s),
+        timeout_graceful_shutdown=math.ceil(settings.server.shutdown_s),
         lifespan="on",
         ws="none",
     )
-    uvicorn.Server(config).run()
+    Server(app, config, settings.server.drain_s).run()

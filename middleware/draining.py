@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 import uvicorn
 
-from veridical.middleware.config import ServerSettings
 from veridical.middleware.errors import log
 from veridical.middleware.responding import Receive, Scope, Send, respond
 
@@ -49,25 +48,14 @@ def _lastly(send: Send) -> Send:
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal stops it. SIGTERM says "leaving" for `server.drain_s` seconds, in which
+    """Serves until a signal stops it. SIGTERM says "leaving" for `drain_s` seconds, in which
     balancers look at `/ready` and everybody is still served; then the listening socket closes, and running
-    requests get `server.shutdown_s` seconds. Ctrl-C, and a second signal, skip the first part."""
+    requests get the config's `timeout_graceful_shutdown`. Ctrl-C and a second signal skip the first part."""
 
-    def __init__(self, app: Any, settings: ServerSettings) -> None:
-        self._draining, self._drain_s = Draining(app), settings.drain_s
-        self._stops_at = math.inf
-        config = uvicorn.Config(
-            self._draining,
-            host=settings.host,
-            port=settings.port,
-            log_level=settings.log_level,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.shutdown_s),
-            lifespan="on",
-            ws="none",
-        )
+    def __init__(self, app: Draining, config: uvicorn.Config, drain_s: float) -> None:
         super().__init__(config)
+        self._draining, self._drain_s = app, drain_s
+        self._stops_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to leave."""

@@ -133,7 +133,7 @@ def test_no_service_of_ours_has_rights_that_it_does_not_need():
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    for name in ("veridical", "balancer"):
+    for name in ("veridical", "balancer", "redis"):
         service = COMPOSE["services"][name]
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]

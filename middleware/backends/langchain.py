@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -21,6 +20,7 @@ from veridical.middleware.backends.langchain_wire import (
     tool_choice,
     usage_of,
 )
+from veridical.middleware.config import secret
 from veridical.strategies.backend import ChatRequest
 from veridical.strategies.errors import (
     BackendError,
@@ -85,7 +85,7 @@ class LangChainBackend:
             raise ConfigError(f"{shown(model_class)} is no import string such as 'package.module:Class'.")
         self.supports = set() if supports is None else supports
         self._class = model_class
-        self._secrets = {key[:-4]: _secret(str(kwargs[key])) for key in kwargs if key.endswith("_env")}
+        self._secrets = {key[:-4]: secret(str(kwargs[key])) for key in kwargs if key.endswith("_env")}
         self._kwargs = {key: value for key, value in kwargs.items() if not key.endswith("_env")}
         self._refuse, self._rename = frozenset(refuse), dict(rename or {})
         self._models: dict[str, BaseChatModel] = {}
@@ -216,8 +216,8 @@ class LangChainBackend:
     def _redacted(self, value: Any) -> Any:
         if not isinstance(value, str):
             return value if isinstance(value, int) else None
-        for secret in self._secrets.values():
-            value = value.replace(secret, "[key]")
+        for each in self._secrets.values():
+            value = value.replace(each, "[key]")
         return value
 
 
@@ -270,13 +270,6 @@ def _status(error: BaseException) -> int | None:
         if isinstance(status, int) and status >= 400:
             return status
     return None
-
-
-def _secret(variable: str) -> str:
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise ConfigError(f"The environment variable {variable} is not set, and the configuration needs it.")
-    return value
 
 
 def _imported(target: str) -> Any:

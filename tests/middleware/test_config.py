@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from veridical.middleware.config import Settings, load_settings, setting_paths
+from veridical.middleware.config import Settings, load_settings, secret, setting_paths
 from veridical.middleware.config_template import config_template
 from veridical.strategies.errors import ConfigError
 
@@ -119,6 +119,26 @@ def test_a_variable_that_the_configuration_names_is_no_unknown_setting(capsys):
     load("[auth]\nclient_keys_env = ['VERIDICAL_CLIENT_KEY']", VERIDICAL_CLIENT_KEY="sk")
     load(VERIDICAL_STATE_REDIS_URL_ENV="VERIDICAL_REDIS_URL", VERIDICAL_REDIS_URL="redis://x")
     assert capsys.readouterr().err == ""
+
+
+def test_a_secret_may_lie_in_a_file_that_is_named(capsys, monkeypatch):
+    file = Path("secret")
+    monkeypatch.setenv("VERIDICAL_UP_KEY_FILE", str(file))
+    with pytest.raises(ConfigError, match="that VERIDICAL_UP_KEY_FILE names cannot be read"):
+        secret("VERIDICAL_UP_KEY")
+    file.write_text("sk-from-a-file\n")
+    assert secret("VERIDICAL_UP_KEY") == "sk-from-a-file"
+    load(
+        '[backends.up]\nbase_url="http://u/v1"\napi_key_env="VERIDICAL_UP_KEY"',
+        VERIDICAL_UP_KEY_FILE="secret",
+    )
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("VERIDICAL_UP_KEY", "sk-of-the-variable")
+    assert secret("VERIDICAL_UP_KEY") == "sk-of-the-variable"
+    file.write_bytes(b"\xff\xfe")
+    monkeypatch.delenv("VERIDICAL_UP_KEY")
+    with pytest.raises(ConfigError, match="it is no text"):
+        secret("VERIDICAL_UP_KEY")
 
 
 def test_every_scalar_setting_has_its_variable():
