@@ -1,4 +1,4 @@
-"""Real servers for tests, PostgreSQL, Redis and HAProxy: on a free port, in a folder of their own,
+"""Real servers for tests, PostgreSQL, Redis and nginx: on a free port, in a folder of their own,
 never as root.
 
 Where a server is not installed the tests that need it are skipped, and say so.
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = "SKIPPED FOR WANT OF A SERVER: apt-get install -y redis-server postgresql haproxy, then run again"
+INSTALL = (
+    "SKIPPED FOR WANT OF A SERVER: apt-get install -y redis-server postgresql nginx-light, then run again"
+)
 
 
 @dataclass
@@ -147,23 +149,30 @@ def running_postgres() -> Iterator[Server]:
             server.stop()
 
 
-HAPROXY_CFG = Path(__file__).parent.parent / "deploy/haproxy.cfg"
+NGINX_CONF = Path(__file__).parent.parent / "deploy/nginx.conf"
 
 
 @contextmanager
-def running_haproxy(replicas: Sequence[int]) -> Iterator[Server]:
-    """The balancer as `deploy/haproxy.cfg` has it, before replicas on these ports."""
-    program = _program("haproxy")
+def running_balancer(replicas: Sequence[int]) -> Iterator[Server]:
+    """nginx as `deploy/nginx.conf` has it, before replicas on these ports of this machine."""
+    program = _program("nginx")
     with _folder() as folder:
         port = free_port()
-        servers = "\n".join(f"    server s{each} 127.0.0.1:{each}" for each in replicas)
-        text, found = re.subn(r"^ +server-template .*$", servers, HAPROXY_CFG.read_text(), flags=re.MULTILINE)
-        text, bound = re.subn(r"bind :8000", f"bind 127.0.0.1:{port}", text)
-        assert (found, bound) == (1, 1)
-        (folder / "haproxy.cfg").write_text(text)
-        server = Server(f"http://127.0.0.1:{port}", port, [program, "-db", "-f", "haproxy.cfg"], folder)
+        (folder / "nginx.conf").write_text(balancing(replicas, port, folder))
+        command = [program, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf", "-g", "daemon off;"]
+        server = Server(f"http://127.0.0.1:{port}", port, command, folder)
         server.start()
         try:
             yield server
         finally:
             server.stop()
+
+
+def balancing(replicas: Sequence[int], port: int, folder: Path) -> str:
+    """The balancer's configuration with addresses of this machine in the place of a name to look up."""
+    text = NGINX_CONF.read_text()
+    (line,) = re.findall(r"^ +server veridical:8000 resolve .*$", text, flags=re.MULTILINE)
+    servers = (line.replace("veridical:8000 resolve", f"127.0.0.1:{each}") for each in replicas)
+    text = text.replace(line, "\n".join(servers)).replace("/tmp/", f"{folder}/")
+    assert text.count("listen 8000;") == 1
+    return text.replace("listen 8000;", f"listen 127.0.0.1:{port};")

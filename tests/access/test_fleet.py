@@ -13,7 +13,7 @@ import pytest
 from veridical.tests.answers import Halfway, Held, Say
 from veridical.tests.processes import started
 from veridical.tests.proxy import Proxy, wait_until
-from veridical.tests.servers import listens, running_haproxy
+from veridical.tests.servers import listens, running_balancer
 from veridical.tests.upstream import CANBERRA
 
 pytestmark = pytest.mark.timeout(900)
@@ -34,7 +34,7 @@ def fleet(upstream, shared, tmp_path):
 @pytest.fixture
 def balanced(fleet, create):
     """The fleet's balancer as a client with a key sees it."""
-    with running_haproxy([each.proxy.port for each in fleet]) as balancer:
+    with running_balancer([each.proxy.port for each in fleet]) as balancer:
         proxy = Proxy(balancer.port)
         wait_until(lambda: proxy.request("GET", "/ready").status == 200, SLOW_S)
         yield proxy.client_with(create()).with_options(timeout=300)
