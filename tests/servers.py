@@ -149,6 +149,8 @@ def running_postgres() -> Iterator[Server]:
             server.stop()
 
 
+#: Without it, the workers outlive a master that is killed.
+ONE_PROCESS = "daemon off; master_process off;"
 NGINX_CONF = Path(__file__).parent.parent / "deploy/nginx.conf"
 
 
@@ -159,7 +161,7 @@ def running_balancer(replicas: Sequence[int]) -> Iterator[Server]:
     with _folder() as folder:
         port = free_port()
         (folder / "nginx.conf").write_text(balancing(replicas, port, folder))
-        command = [program, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf", "-g", "daemon off;"]
+        command = [program, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf", "-g", ONE_PROCESS]
         server = Server(f"http://127.0.0.1:{port}", port, command, folder)
         server.start()
         try:
