@@ -99,9 +99,9 @@ class StateSettings(Section):
 class ResponsesSettings(Section):
     """Where, and how long, the Responses API's responses are kept."""
 
-    store: Literal["memory", "database"] | None = Field(
-        None,
-        description="In this process's memory or the state's database; none = the latter where there is one.",
+    store: Literal["auto", "memory", "database"] = Field(
+        "auto",
+        description="This process's memory or the state's database; auto = the latter where there is one.",
     )
     max_bytes: int = Field(64_000_000, ge=0, description="Most that is kept; the oldest leave; 0 keeps none.")
     ttl_s: float = Field(86_400.0, gt=0, description="Seconds that a response is kept.")
@@ -286,8 +286,8 @@ class Settings(Section):
     @property
     def keeps_responses_in_database(self) -> bool:
         """Whether the Responses API's responses go into the state's database."""
-        where = self.responses.store or ("database" if self.auth.keys or self.state.chosen else "memory")
-        return where == "database"
+        where = self.responses.store
+        return where == "database" or (where == "auto" and (self.auth.keys or self.state.chosen))
 
     @property
     def limits(self) -> Limits:

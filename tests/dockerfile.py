@@ -80,9 +80,25 @@ def build(dockerfile: Path, context: Path, scratch: Path) -> Image:
 def _base(scratch: Path) -> dict[str, str]:
     """The environment that the base image gives: a `python`, and how this machine reaches packages."""
     (scratch / "base").mkdir()
-    (scratch / "base/python").symlink_to(Path(sys._base_executable).resolve())
+    python = _python(scratch / "own-python")
+    (scratch / "base/python").symlink_to(python)
     kept = {name: value for name, value in os.environ.items() if re.match(r"(?i)pip_|ssl_|.*_proxy$", name)}
-    return {**kept, "PATH": f"{scratch}/base:/usr/bin:/bin", "HOME": str(scratch)}
+    libraries = {"LD_LIBRARY_PATH": str(python.parent.parent / "lib")}
+    return {**kept, **libraries, "PATH": f"{scratch}/base:/usr/bin:/bin", "HOME": str(scratch)}
+
+
+def _python(place: Path) -> Path:
+    """This machine's Python; a copy of it where other users cannot reach it, such as in root's home."""
+    found = Path(sys._base_executable).resolve()
+    if all(folder.stat().st_mode & 0o001 for folder in found.parents):
+        return found
+    library = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
+    left_out = shutil.ignore_patterns("site-packages", "__pycache__", "test", "config-*")
+    shutil.copytree(Path(sys.base_prefix, library), place / library, ignore=left_out)
+    for shared in Path(sys.base_prefix, "lib").glob("libpython*.so*"):
+        shutil.copy2(shared, place / "lib")
+    (place / "bin").mkdir()
+    return Path(shutil.copy2(found, place / "bin"))
 
 
 def _do(image: Image, instruction: str, words: str, context: Path, stages: dict[str, Path]) -> None:
