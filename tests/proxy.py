@@ -65,7 +65,10 @@ class Proxy:
     @property
     def assembly(self) -> Any:
         """What serves inside."""
-        return getattr(self.app, "assembly", None) or self.app.app.assembly
+        app = self.app
+        while not hasattr(app, "assembly"):
+            app = app.app
+        return app.assembly
 
     @cached_property
     def client(self) -> openai.OpenAI:
