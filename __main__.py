@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
@@ -112,7 +112,8 @@ def serve(
         retrievers["wikipedia"] = {"type": "wikipedia"}
     if retrievers:
         overrides["retrievers"] = retrievers
-    run(load_settings(config, overrides=overrides))
+    read = partial(load_settings, config, overrides=overrides)
+    run(read(), read)
 
 
 @main.command("check-config")
@@ -134,6 +135,10 @@ def check_config(config: Path | None) -> None:
         asyncio.run(check_roles(settings))
     for name, backend in settings.backends.items():
         click.echo(f"backend {name}: {backend.type}")
+    for name, model in settings.models.items():
+        click.echo(
+            f"model {name}: {', '.join(model.targets)}" + "".join(f", else {m}" for m in model.fallback)
+        )
     for name, retriever in settings.retrievers.items():
         parts = f" of {', '.join(retriever.parts)}" if retriever.parts else ""
         click.echo(f"source {name}: {retriever.type}{parts}")
@@ -141,8 +146,8 @@ def check_config(config: Path | None) -> None:
         click.echo(f"default source: {assembly.sources['default'].name}")
     for name, expression in settings.pipelines.items():
         click.echo(f"pipeline {name}: {expression}")
-    for role, model in settings.roles.items():
-        click.echo(f"role {role}: {model}")
+    for role, wanted in settings.roles.items():
+        click.echo(f"role {role}: {wanted}")
     click.echo(f"default strategy: {settings.default_strategy}")
     click.echo(f"advertised: {', '.join(assembly.advertised) or 'none'}")
     click.echo(f"keys: {'required' if settings.auth.required else 'none needed'}")

@@ -30,6 +30,7 @@ from veridical.middleware.observing.scraping import Scraping
 from veridical.middleware.openapi import CHAT_DOCUMENTATION, RESPONSES_DOCUMENTATION
 from veridical.middleware.passthrough import Passthrough
 from veridical.middleware.relaying import forwarded
+from veridical.middleware.reloading import Reread, reloading
 from veridical.middleware.responding import Receive, Scope, Send
 from veridical.middleware.responses.archive import Archive, is_ours, owner_of, page
 from veridical.middleware.transparent import Transparent
@@ -63,8 +64,8 @@ class Elsewhere(Response):
         await self.others(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Any:
-    """The ASGI application for these settings.
+def create_app(settings: Settings, reread: Reread | None = None) -> Any:
+    """The ASGI application for these settings; with `reread`, SIGHUP asks that for others.
 
     Raises:
         ConfigError: the settings name something that is not there.
@@ -75,7 +76,8 @@ def create_app(settings: Settings) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await assembly.open()
         try:
-            yield
+            async with reloading(assembly, reread):
+                yield
         finally:
             await assembly.close()
 
@@ -86,6 +88,7 @@ def create_app(settings: Settings) -> Any:
         _add_usage(app, assembly.gate)
     if assembly.observers.metrics:
         _add_metrics(app, assembly.observers.metrics, assembly.observers.scraping)
+    _add_health(app, assembly)
     _add_responses_routes(app, assembly, others)
     app.router.routes.append(Mount("/v1", app=others))  # behind every route of ours
     _add_error_handlers(app)
@@ -122,6 +125,8 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
             raise NotFound("model", name, listed, param="model")
         return listed[name]
 
+
+def _add_health(app: FastAPI, assembly: Assembly) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The proxy is up; says nothing of its backends."""
@@ -130,10 +135,12 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """Which backends can take a request now; 503 while none can."""
-        found = {mounted.name: mounted.is_ready() for mounted in assembly.router.mounted}
-        return JSONResponse(
-            {"ready": any(found.values()), "backends": found}, 200 if any(found.values()) else 503
-        )
+        router = assembly.router
+        found = {mounted.name: mounted.is_ready() for mounted in router.mounted}
+        told: dict[str, Any] = {"ready": any(found.values()), "backends": found}
+        if servers := router.servers:
+            told["servers"] = {each.name: each.state for each in servers}
+        return JSONResponse(told, 200 if told["ready"] else 503)
 
 
 def _add_metrics(app: FastAPI, metrics: Metrics, scraping: Scraping) -> None:
@@ -240,8 +247,8 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(settings: Settings) -> None:
-    """Listen and serve until a signal stops it.
+def serve(settings: Settings, reread: Reread | None = None) -> None:
+    """Listen and serve until a signal stops it; SIGHUP reads the settings again.
 
     Raises:
         ConfigError: the settings name something that is not there, or would open the proxy to others
@@ -249,7 +256,7 @@ def serve(settings: Settings) -> None:
     """
     check_exposure(settings)
     logs.configure(settings.observability, settings.server.log_level)
-    app = Draining(create_app(settings))
+    app = Draining(create_app(settings, reread))
     if settings.roles:
         asyncio.run(check_roles(settings))
     gc.freeze()  # what start-up made stays: later collections need not look at it

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
 
 from veridical.middleware.access.gate import Gate
-from veridical.middleware.backends.engines import EngineProcess, EngineSpec
-from veridical.middleware.backends.local import local_engine, vllm_engine
-from veridical.middleware.backends.openai_http import OpenAIBackend
-from veridical.middleware.cache.cache import make_cache
-from veridical.middleware.config import (
-    HttpBackendSettings,
-    LangChainBackendSettings,
-    LocalBackendSettings,
-    Settings,
-    VllmBackendSettings,
-    secret,
-)
+from veridical.middleware.balancing.probing import probe_on
+from veridical.middleware.cache.cache import Cache, identities_of, make_cache
+from veridical.middleware.config import Settings, secret
 from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
+from veridical.middleware.mounting import Mounts
 from veridical.middleware.observing.assembling import Observers
 from veridical.middleware.observing.observation import joined_names
 from veridical.middleware.responses.database_store import response_store
-from veridical.middleware.routing import Mounted, Route, Router
+from veridical.middleware.responses.store import ResponseStore
+from veridical.middleware.retiring import Generation, Retired, ended, retire
+from veridical.middleware.retrieval import Source
+from veridical.middleware.routing import Route, Router
 from veridical.middleware.sources import sources
 from veridical.middleware.state.choosing import database_for
+from veridical.middleware.state.database import Database
 from veridical.middleware.tools import configured_tools
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import BackendError, ConfigError, InvalidRequest, NotFound, shown
@@ -37,26 +33,40 @@ from veridical.strategies.registry import BUILT_IN, CATALOGUE, check_role_names,
 from veridical.strategies.tools import registry as tool_registry
 from veridical.strategies.tools.registry import make_tool
 
+#: What another assembly's settings change; the rest is this one's for as long as the process lives.
+_ADOPTED = (
+    *("settings", "generation", "sources", "domains", "tools", "pipelines", "advertised"),
+    *("mounts", "router", "balances"),
+)
+
 
 class Assembly:
     """Everything that serves requests; built from settings, then opened and closed once.
+
+    One that is to take the place of a `previous` one shares what does not change: connections, keys, what
+    is kept, and each backend, engine and source whose settings are the same.
 
     Raises:
         ConfigError: a strategy, a role, a key variable or an engine that the settings name is not there.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, previous: Assembly | None = None) -> None:
         self.settings = settings
-        self.engines: list[EngineProcess] = []
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.database = database_for(settings)
-        self.gate = Gate(settings, self.database) if settings.auth.required else None
-        check_role_names(settings.roles)
-        self.responses = response_store(settings, self.database)
+        self.generation = Generation()
+        self.sessions: dict[bool, aiohttp.ClientSession] = previous.sessions if previous else {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._probing: set[asyncio.Task[None]] = set()
         self._opened = AsyncExitStack()
-        redis = settings.cache.redis_url_env
-        self.cache = make_cache(settings.cache, secret(redis) if redis else None, settings.backends)
-        self.sources = sources(settings.retrievers, secret)
+        check_role_names(settings.roles)
+        self.database: Database | None = previous.database if previous else database_for(settings)
+        self.gate: Gate | None = previous.gate if previous else self._gate()
+        self.responses: ResponseStore = (
+            previous.responses if previous else response_store(settings, self.database)
+        )
+        self.cache: Cache | None = previous.cache if previous else _cache(settings)
+        same_sources = previous is not None and previous.settings.retrievers == settings.retrievers
+        kept_sources = previous.sources if previous and same_sources else None
+        self.sources: dict[str, Source] = kept_sources or sources(settings.retrievers, secret)
         self.domains = domains(settings)
         self.tools = configured_tools(settings.tools, self.session, secret)
         self.pipelines = Pipelines(settings.pipelines)
@@ -66,9 +76,22 @@ class Assembly:
         self.advertised = self._advertised(settings.advertise)
         for fault in (*CATALOGUE.clashes.values(), *tool_registry.CATALOGUE.clashes.values()):
             log.warning("%s", fault)
-        self.router = Router([self._mount(name) for name in settings.backends])
-        self.observers = Observers(settings, self.gate, self._known_pipes())
-        if metrics := self.observers.metrics:
+        self.mounts: Mounts = Mounts(
+            settings,
+            self.session,
+            forwards_credentials=self.forwards_credentials,
+            previous=previous.mounts if previous else None,
+        )
+        self.router = Router(list(self.mounts.backends.values()), self.mounts.models)
+        self.balances = any(mounted.pool for mounted in self.router.mounted)
+        self.observers: Observers = previous.observers if previous else self._observers()
+
+    def _gate(self) -> Gate | None:
+        return Gate(self.settings, self.database) if self.settings.auth.required else None
+
+    def _observers(self) -> Observers:
+        observers = Observers(self.settings, self.gate, self._known_pipes())
+        if metrics := observers.metrics:
             metrics.gauge(
                 "backend_ready",
                 "Whether a backend can take a request",
@@ -76,6 +99,7 @@ class Assembly:
                 lambda: {(mounted.name,): float(mounted.is_ready()) for mounted in self.router.mounted},
                 over_processes="livemin",
             )
+        return observers
 
     def _known_pipes(self) -> list[str]:
         """The pipes that the settings name, by the names in them: the only ones with metrics of their own."""
@@ -106,14 +130,14 @@ class Assembly:
     def session(self, *, pooled: bool = True) -> aiohttp.ClientSession:
         """The one connection pool, or a session whose connections serve once; made on first use,
         inside the running loop."""
-        if pooled not in self._sessions:
+        if pooled not in self.sessions:
             alive = {"keepalive_timeout": 30.0} if pooled else {"force_close": True}
-            self._sessions[pooled] = aiohttp.ClientSession(
+            self.sessions[pooled] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, **alive),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Accept"),
             )
-        return self._sessions[pooled]
+        return self.sessions[pooled]
 
     def check_sources(self, strategy: Strategy) -> None:
         """Refuse a strategy that searches where there is nothing, before anything is spent.
@@ -181,8 +205,9 @@ class Assembly:
                     opened.push_async_callback(part.close)
             self._opened = opened.pop_all()
         await self.observers.open()
-        for engine in self.engines:
+        for engine in self.mounts.engines.values():
             await engine.start()
+        self._probe()
 
     async def close(self) -> None:
         """Write what was used; stop the engines, close the sources and the connections."""
@@ -191,96 +216,41 @@ class Assembly:
         finally:
             if self.cache:
                 await self.cache.close()
-            for engine in self.engines:
-                await engine.stop()
-            for source in {id(each): each for each in self.sources.values()}.values():
-                await source.close()
-            for session in self._sessions.values():
+            await ended(self._retiring)
+            await ended(self._probing)
+            await retire(self.mounts.engines.values(), self.sources.values())
+            for session in self.sessions.values():
                 await session.close()
             await self.observers.close()
 
-    def _mount(self, name: str) -> Mounted:
-        match self.settings.backends[name]:
-            case HttpBackendSettings() as http:
-                return self._mount_http(name, http)
-            case LangChainBackendSettings() as chain:
-                return _mount_langchain(name, chain)
-            case LocalBackendSettings() | VllmBackendSettings() as engine:
-                return self._mount_engine(name, engine)
+    async def adopt(self, fresh: Assembly) -> None:
+        """Serve with another's settings from now on. Requests that have begun end as they began: what only
+        they need is closed behind the last of them, and a new engine starts when the old are gone."""
+        left = Retired(self.generation, self.mounts.engines.values(), self.sources.values())
+        for name in _ADOPTED:
+            setattr(self, name, getattr(fresh, name))
+        if self.cache:
+            self.cache.identities = identities_of(self.settings.backends, self.settings.models)
+        left.keep(self.mounts.engines.values(), self.sources.values())
+        retiring = asyncio.create_task(left.retire())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        for engine in self.mounts.engines.values():
+            await engine.start(behind=retiring if left.engines else None)
+        self._probe()
 
-    def _mount_http(self, name: str, settings: HttpBackendSettings) -> Mounted:
-        backend = OpenAIBackend(
-            self.session,
-            _constantly(settings.base_url),
-            api_key=secret(settings.api_key_env) if settings.api_key_env else None,
-            forwards_authorization=settings.api_key_env is None and self.forwards_credentials,
-            supports=_supported(settings),
-            refuse=settings.refuse,
-            rename=settings.rename,
-            connect_timeout_s=settings.connect_timeout_s,
-            read_timeout_s=settings.read_timeout_s,
-            max_response_bytes=settings.max_response_bytes,
-            speaks_responses=settings.responses,
-        )
-        return Mounted(name, backend, _names(settings.models) if settings.models else None, backend)
-
-    def _mount_engine(self, name: str, settings: LocalBackendSettings | VllmBackendSettings) -> Mounted:
-        embedded = isinstance(settings, LocalBackendSettings)  # llama.cpp
-        served = name if isinstance(settings, LocalBackendSettings) else settings.served_as or name
-        engine = EngineProcess(_engine_spec(served, settings))
-        self.engines.append(engine)
-        backend = OpenAIBackend(
-            self.session,
-            lambda: engine.base_url,
-            supports={"json_schema", "schema_lengths", *(() if embedded else ("n",))},
-            closes_streams=embedded,
-        )
-        return Mounted(name, backend, {served: served}, backend, engine.ready, lambda: engine.is_ready)
+    def _probe(self) -> None:
+        """Look at the servers of those backends that want it."""
+        for task in self._probing:
+            task.cancel()
+        self._probing = {
+            asyncio.create_task(probe_on((each.replica for each in pool.targets), every_s, path))
+            for name, (every_s, path) in self.mounts.probed.items()
+            if (pool := self.mounts.backends[name].pool)
+        }
 
 
-def _supported(settings: HttpBackendSettings) -> set[str]:
-    wanted = {"json_schema": settings.json_schema, "n": settings.n and "n" not in settings.refuse}
-    return {name for name, is_there in wanted.items() if is_there}
-
-
-def _engine_spec(served: str, settings: LocalBackendSettings | VllmBackendSettings) -> EngineSpec:
-    log_file = Path(settings.log).expanduser()
-    if isinstance(settings, LocalBackendSettings):
-        return local_engine(
-            settings.model,
-            log_file=log_file,
-            alias=served,
-            slots=settings.slots,
-            context=settings.context,
-            threads=settings.threads,
-            start_timeout_s=settings.start_timeout_s,
-        )
-    return vllm_engine(
-        settings.model,
-        log_file=log_file,
-        command=[word.replace("{model}", settings.model) for word in settings.command],
-        args=["--served-model-name", served, *settings.args],
-        env=settings.env,
-        start_timeout_s=settings.start_timeout_s,
-    )
-
-
-def _mount_langchain(name: str, settings: LangChainBackendSettings) -> Mounted:
-    from veridical.middleware.backends.langchain import LangChainBackend
-
-    backend = LangChainBackend(
-        settings.model_class,
-        settings.kwargs,
-        supports={"json_schema"} if settings.json_schema else set(),
-        refuse=settings.refuse,
-        rename=settings.rename,
-    )
-    return Mounted(name, backend, _names(settings.models))
-
-
-def _names(models: dict[str, str] | tuple[str, ...]) -> dict[str, str]:
-    return models if isinstance(models, dict) else {model: model for model in models}
-
-
-def _constantly(url: str) -> Callable[[], str]:
-    return lambda: url
+def _cache(settings: Settings) -> Cache | None:
+    redis = settings.cache.redis_url_env
+    identities = identities_of(settings.backends, settings.models)
+    return make_cache(settings.cache, secret(redis) if redis else None, identities)

@@ -33,3 +33,9 @@ def key_of(scope: Scope) -> ApiKey | None:
     """The key that a request was let in with; None where none is needed."""
     found: ApiKey | None = scope.get("state", {}).get("key")
     return found
+
+
+def client_of(scope: Scope) -> str:
+    """By whom clients take turns: a request's key, else the address that it comes from."""
+    key = key_of(scope)
+    return key.id if key else str((scope.get("client") or ("",))[0])

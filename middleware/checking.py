@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from veridical.middleware.config import Settings, VllmBackendSettings
+from veridical.middleware.backend_config import VllmBackendSettings
+from veridical.middleware.config import Settings
 from veridical.middleware.retriever_config import (
     CachedSection,
     IndexSettings,

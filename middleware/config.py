@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from veridical.middleware.backend_config import BACKEND_KINDS, BackendSettings, LocalBackendSettings
+from veridical.middleware.balancing.settings import ModelSettings
 from veridical.middleware.cache.settings import CacheSettings
 from veridical.middleware.observing.settings import ObservabilitySettings
 from veridical.middleware.retriever_config import RETRIEVER_KINDS, RetrieverSettings
@@ -107,95 +109,6 @@ class ResponsesSettings(Section):
     ttl_s: float = Field(86_400.0, gt=0, description="Seconds that a response is kept.")
 
 
-class HttpBackendSettings(Section):
-    """Any OpenAI-compatible server."""
-
-    type: Literal["http"] = Field("http", description="Kind of backend.")
-    base_url: str = Field(description="The server's API root, usually ending in /v1.")
-    api_key_env: str | None = Field(
-        None, description="Environment variable with its key; without it the client's own is forwarded."
-    )
-    models: dict[str, str] | tuple[str, ...] = Field(
-        (), description="Names to serve, or a table from our name to its; empty = ask its /v1/models."
-    )
-    refuse: tuple[str, ...] = Field(
-        (), description="Parameters that it refuses: a strategy's own calls leave them out."
-    )
-    rename: dict[str, str] = Field(
-        {}, description="Parameters that it calls otherwise, in a strategy's own calls."
-    )
-    json_schema: bool = Field(True, description="Whether it takes response_format json_schema.")
-    n: bool = Field(True, description="Whether it takes n, several choices in one request.")
-    responses: bool | None = Field(
-        None, description="Whether it has /v1/responses itself; none = its first answer there tells."
-    )
-    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
-    read_timeout_s: float = Field(
-        300.0, gt=0, description="Seconds without a byte before a call is given up."
-    )
-    max_response_bytes: int = Field(
-        64_000_000, ge=1_000, description="Largest answer or SSE event that is read into memory."
-    )
-
-    @pydantic.field_validator("base_url")
-    @classmethod
-    def _is_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value.rstrip("/")
-
-
-class LocalBackendSettings(Section):
-    """The embedded engine: llama.cpp in a child process (extra `local`)."""
-
-    type: Literal["local"] = Field("local", description="Kind of backend.")
-    model: str | None = Field(
-        None, description="Path of a GGUF file; none = the small one that is installed."
-    )
-    slots: int = Field(4, ge=1, le=64, description="Requests that the engine works on at once.")
-    context: int = Field(4096, ge=512, description="Tokens of context that a request may fill.")
-    threads: int | None = Field(None, ge=1, description="Threads of the engine; none = one a core.")
-    log: str = Field("~/.local/state/veridical/local.log", description="File for the engine's output.")
-    start_timeout_s: float = Field(180.0, gt=0, description="Seconds that the engine gets to become ready.")
-
-
-class VllmBackendSettings(Section):
-    """A vLLM server that the proxy starts and supervises (extra `vllm`, or an environment of its own)."""
-
-    type: Literal["vllm"] = Field("vllm", description="Kind of backend.")
-    model: str = Field(description="Model folder or hub name.")
-    served_as: str | None = Field(None, description="Name that clients use; none = the key of this table.")
-    command: tuple[str, ...] = Field(
-        (), description="Command that starts it, {model} and {port} filled in; none = vllm serve MODEL."
-    )
-    args: tuple[str, ...] = Field((), description="Further arguments.")
-    env: dict[str, str] = Field({}, description="Environment variables to set for it.")
-    log: str = Field("~/.local/state/veridical/vllm.log", description="File for the engine's output.")
-    start_timeout_s: float = Field(600.0, gt=0, description="Seconds that the engine gets to become ready.")
-
-
-class LangChainBackendSettings(Section):
-    """Any langchain-core chat model, by import string."""
-
-    type: Literal["langchain"] = Field("langchain", description="Kind of backend.")
-    model_class: str = Field(description="Import string, such as langchain_anthropic:ChatAnthropic.")
-    kwargs: dict[str, Any] = Field(
-        {}, description="Arguments of the class; NAME_env gives NAME from an environment variable."
-    )
-    models: dict[str, str] | tuple[str, ...] = Field(
-        description="Names to serve, or a table from our name to the class's `model` argument."
-    )
-    json_schema: bool = Field(False, description="Whether it takes response_format json_schema.")
-    refuse: tuple[str, ...] = Field((), description="Parameters that a strategy's own calls leave out.")
-    rename: dict[str, str] = Field({}, description="Parameters that it calls otherwise.")
-
-
-BackendSettings = Annotated[
-    HttpBackendSettings | LocalBackendSettings | VllmBackendSettings | LangChainBackendSettings,
-    Field(discriminator="type"),
-]
-
-
 class DomainSettings(Section):
     """A field of knowledge, for strategies that choose their sources by the question (cok)."""
 
@@ -273,6 +186,9 @@ class Settings(Section):
         default_factory=lambda: dict[str, BackendSettings](local=LocalBackendSettings()),
         description="Backends by name.",
     )
+    models: dict[str, ModelSettings] = Field(
+        {}, description="Models of our own by name, each shared out among models of backends."
+    )
     retrievers: dict[str, RetrieverSettings] = Field(
         {}, description="Sources of evidence by name; the first is also default, if none is called that."
     )
@@ -312,7 +228,7 @@ def load_settings(
     chosen = path or (Path("veridical.toml") if Path("veridical.toml").is_file() else None)
     values = _read_toml(chosen) if chosen else {}
     if overrides and "backends" in overrides:  # a backend named by a flag stands alone
-        values["backends"] = {}
+        values["backends"], values["models"] = {}, {}
     _merge(values, _from_environment(environment, values))
     _merge(values, overrides or {})
     if overrides and "retrievers" in overrides:
@@ -460,6 +376,8 @@ def _siblings(location: tuple[Any, ...]) -> list[str]:
             return list(_KINDS[table][kind].model_fields)
         case ("domains", _):
             return list(DomainSettings.model_fields)
+        case ("models", _):
+            return list(ModelSettings.model_fields)
         case (section, *_):
             found = Settings.model_fields[section].annotation
             return list(getattr(found, "model_fields", {}))
@@ -467,12 +385,7 @@ def _siblings(location: tuple[Any, ...]) -> list[str]:
 
 
 _KINDS: Mapping[str, Mapping[str, type[Section]]] = {
-    "backends": {
-        "http": HttpBackendSettings,
-        "local": LocalBackendSettings,
-        "vllm": VllmBackendSettings,
-        "langchain": LangChainBackendSettings,
-    },
+    "backends": BACKEND_KINDS,
     "retrievers": RETRIEVER_KINDS,
     "tools": {
         "python": PythonToolSettings,

@@ -6,18 +6,21 @@ from typing import Any
 
 import orjson
 
+from veridical.middleware.backend_config import (
+    HttpBackendSettings,
+    LangChainBackendSettings,
+    LocalBackendSettings,
+    VllmBackendSettings,
+)
+from veridical.middleware.balancing.settings import ModelSettings
 from veridical.middleware.cache.settings import CacheSettings
 from veridical.middleware.config import (
     AuthSettings,
     BudgetSettings,
-    HttpBackendSettings,
-    LangChainBackendSettings,
-    LocalBackendSettings,
     ResponsesSettings,
     ServerSettings,
     Settings,
     StateSettings,
-    VllmBackendSettings,
 )
 from veridical.middleware.observing.settings import ObservabilitySettings
 from veridical.middleware.retriever_config import (
@@ -52,6 +55,11 @@ _EXAMPLES: tuple[tuple[str, type[Section], dict[str, Any]], ...] = (
             "kwargs": {"api_key_env": "ANTHROPIC_API_KEY"},
             "models": ["claude-sonnet-4-5"],
         },
+    ),
+    (
+        "models.assistant",
+        ModelSettings,
+        {"targets": ["qwen/qwen"], "fallback": ["openai/gpt-4o-mini"]},
     ),
     ("retrievers.pages", IndexSettings, {"type": "index", "path": "my-index"}),
     ("retrievers.wikipedia", WikipediaSettings, {"type": "wikipedia"}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,10 @@ from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.access.metering import Meter
 from veridical.middleware.access.tally import Tally, asked_tokens, spent_by
 from veridical.middleware.assembly import Assembly
-from veridical.middleware.auth import key_of
+from veridical.middleware.auth import client_of, key_of
 from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.backends.relay import Outgoing, Upstream
+from veridical.middleware.balancing import caller
 from veridical.middleware.cache.asking import caching
 from veridical.middleware.cache.relays import Relay
 from veridical.middleware.completion import ChatWire
@@ -34,7 +36,13 @@ from veridical.middleware.protocol import (
     check_n,
     read_body,
 )
-from veridical.middleware.relaying import forwarded, pass_on, read_request_body, relayed_body
+from veridical.middleware.relaying import (
+    BACKEND_HEADER,
+    forwarded,
+    pass_on,
+    read_request_body,
+    relayed_body,
+)
 from veridical.middleware.responding import (
     EventStream,
     Headers,
@@ -60,6 +68,8 @@ RESPONSES_PATH = "/v1/responses"
 #: What a server says that has no such path, and the codes of a 404 that is about something else.
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 _OTHER_404 = frozenset({"model_not_found", "previous_response_not_found"})
+#: What names something that a server keeps.
+_REFERENCES = ("previous_response_id", "conversation")
 
 
 #: A request of either API, read as far as tells where it goes.
@@ -88,10 +98,22 @@ class Passthrough:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
-        ours = scope["type"] == "http" and scope["path"] in (CHAT_PATH, RESPONSES_PATH)
-        if not ours or scope["method"] != "POST":
-            await self._others(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
+        generation = self.assembly.generation
+        generation.requests += 1
+        try:
+            if scope["path"] in (CHAT_PATH, RESPONSES_PATH) and scope["method"] == "POST":
+                await self._ours(scope, receive, send)
+            else:
+                await self._others(scope, receive, send)
+        finally:
+            generation.leave()
+
+    async def _ours(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.assembly.balances:
+            caller.enter(client_of(scope))
         request_id = current().id
         headers: Headers = [(b"x-veridical-id", request_id.encode())]
         try:
@@ -105,9 +127,6 @@ class Passthrough:
     async def _others(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every other path. A fault of ours has been answered and logged by type by the time it comes
         here; passed on, the server would log its text, which may hold what no log should."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         with suppress(Exception):
             await self.app(scope, receive, send)
 
@@ -119,20 +138,22 @@ class Passthrough:
         request = read(raw, found.get(STRATEGY_HEADER))
         told = forwarded(found, self.assembly.forwards_credentials)
         route, strategy = await self._choose(request, told, key_of(scope))
-        headers.append((b"x-veridical-backend", route.mounted.name.encode()))
+        headers.append((BACKEND_HEADER, route.mounted.name.encode()))
         current().routed(route.mounted.name, route.name, joined_names(strategy))
         meter = await self._admitted(request, route, strategy, key_of(scope))
         try:
             http = route.mounted.http
             if http and relayable(request, route, strategy):
-                body = relayed_body(request.body, route.model, raw)
                 limits = meter.headers if meter else []
+                outgoing = outgoing_of(request, raw, route, told)
                 known = caching(self.assembly.cache, told, request.controls.cache)
                 if known and isinstance(request, ChatBody) and known.takes(request.params):
-                    ask = partial(relay, route, http, request, body, told, [], meter=None)
-                    await Relay(known, route, http, request, told, ask)([*headers, *limits], send, meter)
+                    ask = partial(relay, route, http, request, outgoing, [], meter=None)
+                    await Relay(known, route, http.reader, request, told, ask)(
+                        [*headers, *limits], send, meter
+                    )
                     return
-                if await relay(route, http, request, body, told, [*headers, *limits], send, meter):
+                if await relay(route, http, request, outgoing, [*headers, *limits], send, meter):
                     return
             chat, wire = await self._chat(request_id, request, route, scope)
             call = ChatCall(request_id, chat, route, strategy, told, wire, meter)
@@ -207,12 +228,20 @@ def relayable(request: Request, route: Route, strategy: Strategy) -> bool:
     )
 
 
+def outgoing_of(request: Request, raw: bytes, route: Route, client: Mapping[str, str]) -> Outgoing:
+    """A request as it is sent on: to the one server, too, that keeps what it continues."""
+    responses = isinstance(request, ResponsesBody)
+    path = "/responses" if responses else "/chat/completions"
+    pinned = responses and any(request.body.get(name) for name in _REFERENCES)
+    body = partial(relayed_body, request.body, raw)
+    return Outgoing("POST", path, body, route.model, client, request.stream, pinned)
+
+
 async def relay(
     route: Route,
-    http: OpenAIBackend,
+    http: Upstream,
     request: Request,
-    body: bytes,
-    client: Mapping[str, str],
+    outgoing: Outgoing,
     headers: Headers,
     send: Send,
     meter: Meter | None,
@@ -223,17 +252,17 @@ async def relay(
     Raises:
         BackendError: no answer began; nothing has been sent.
     """
-    path = "/responses" if isinstance(request, ResponsesBody) else "/chat/completions"
-    tally, told = Tally(send), dict(client)
+    tally, told = Tally(send), dict(outgoing.headers)
+    path, outgoing = outgoing.path, replace(outgoing, headers=told)
     relayed = True
     with current().relayed("chat", route.model, route.mounted.name, told) as call:
         try:
-            async with http.sent("POST", path, body, told, stream=request.stream) as response:
-                relayed = path != "/responses" or await _speaks_responses(response, http)
+            async with http.sent(outgoing) as sent:
+                relayed = path != "/responses" or await _speaks_responses(sent.response, sent.http)
                 if relayed:
-                    await pass_on(response, http, path, headers, tally)
-                if response.status >= 400:
-                    call.error = refused_with(response.status).__name__
+                    await pass_on(sent, path, headers, tally)
+                if sent.response.status >= 400:
+                    call.error = refused_with(sent.response.status).__name__
         except BackendError as error:
             tally.failed(error)
             raise
@@ -265,7 +294,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
     """Run a call's strategy and send its answer, streamed or whole, or its error."""
     headers: Headers = [
         (b"x-veridical-id", call.id.encode()),
-        (b"x-veridical-backend", call.route.mounted.name.encode()),
+        (BACKEND_HEADER, call.route.mounted.name.encode()),
         *(call.meter.headers if call.meter else ()),
     ]
     direct = str(call.strategy) == "direct"
@@ -278,8 +307,10 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
             assembly.check_tools(call.strategy)
         roles = await assembly.roles_of(call.strategy, call.headers)
         route = roles.get(GENERATOR, call.route)
-        headers[1] = (b"x-veridical-backend", route.mounted.name.encode())
+        headers[1] = (BACKEND_HEADER, route.mounted.name.encode())
         current().backend = route.mounted.name
+        if assembly.balances:
+            caller.caller().on_answer = partial(_named_in, headers, route.mounted.name)
         traced = not direct or call.request.controls.trace is not None
         run = Run(
             call.id,
@@ -309,3 +340,10 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
                 call.meter.spend(spent_by(calls))
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
         await respond_error(error, headers, send)
+
+
+def _named_in(headers: Headers, drafting: str, pool: str, server: str) -> None:
+    """Tell in the headers, until they are sent, which server was the first to answer for the model that
+    drafts."""
+    if headers[1] == (BACKEND_HEADER, drafting.encode()) and pool == drafting:
+        headers[1] = (BACKEND_HEADER, server.encode())

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import aiohttp
-
-from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend, next_bytes, serialised
+from veridical.middleware.backends.openai_http import CREDENTIALS, next_bytes, serialised
+from veridical.middleware.backends.relay import Sent
 from veridical.middleware.endmarks import ChatEnd, EndMark, NoEnd, ResponsesEnd
 from veridical.middleware.errors import BodyTooLarge, ClientDisconnected, error_object, log
 from veridical.middleware.observing.observation import current
@@ -15,6 +14,8 @@ from veridical.middleware.protocol import OWN_FIELDS
 from veridical.middleware.responding import Headers, Receive, Scope, Send, respond
 from veridical.strategies.errors import BackendError, BackendFailed
 
+#: Names the backend that answers, and of several servers which.
+BACKEND_HEADER = b"x-veridical-backend"
 #: How an API's streams end; others' end is known by the connection.
 _END_MARKS: Mapping[str, Callable[[], EndMark]] = {
     "/chat/completions": ChatEnd,
@@ -74,7 +75,7 @@ async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def relayed_body(body: Mapping[str, Any], model: str, raw: bytes) -> bytes:
+def relayed_body(body: Mapping[str, Any], raw: bytes, model: str) -> bytes:
     """The body for the backend: the client's bytes, unless a name or a field of ours must change."""
     if body["model"] == model and not any(field in body for field in OWN_FIELDS):
         return raw
@@ -82,14 +83,15 @@ def relayed_body(body: Mapping[str, Any], model: str, raw: bytes) -> bytes:
     return serialised({**kept, "model": model})
 
 
-async def pass_on(
-    response: aiohttp.ClientResponse, http: OpenAIBackend, path: str, headers: Headers, send: Send
-) -> None:
-    """Send a backend's answer on as it comes.
+async def pass_on(sent: Sent, path: str, headers: Headers, send: Send) -> None:
+    """Send a backend's answer on as it comes, with the name of the server where there are several.
 
     Raises:
         BackendError: a refusal broke off; nothing has been sent.
     """
+    response, http = sent.response, sent.http
+    if sent.server is not None:
+        headers = with_server(headers, sent.server)
     refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
     ours = {name.decode() for name, _ in headers}  # our limits, not those that we have with the backend
     dropped = _HOP | ours | listed_hops(response.headers.get("Connection", ""))
@@ -105,32 +107,45 @@ async def pass_on(
         passed.append((b"content-length", str(response.content_length).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
     if response.content_type == "text/event-stream":
-        await _relay_events(response, http, _END_MARKS.get(path, NoEnd)(), send)
+        await _relay_events(sent, _END_MARKS.get(path, NoEnd)(), send)
     else:
-        await _relay_whole(response, send)
+        await _relay_whole(sent, send)
 
 
-async def _relay_whole(response: aiohttp.ClientResponse, send: Send) -> None:
+def with_server(headers: Headers, server: str) -> Headers:
+    """`headers` with the name of the server that answers."""
+    kept = [each for each in headers if each[0] != BACKEND_HEADER]
+    return [*kept, (BACKEND_HEADER, server.encode())]
+
+
+async def _next_of(sent: Sent) -> bytes:
+    """The next bytes of an answer: first those that came before it was handed over."""
+    if sent.head:
+        head, sent.head = sent.head, b""
+        return head
+    return await next_bytes(sent.response)
+
+
+async def _relay_whole(sent: Sent, send: Send) -> None:
     """The body as it comes. One that breaks is left without its end, at which the server breaks the
     connection: it must not look complete."""
     try:
-        while chunk := await next_bytes(response):
+        while chunk := await _next_of(sent):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except BackendError as error:
         current().failed(error)
+        sent.fault = error
         log.warning("an answer broke off: %s", error.message)
         return
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _relay_events(
-    response: aiohttp.ClientResponse, http: OpenAIBackend, mark: EndMark, send: Send
-) -> None:
+async def _relay_events(sent: Sent, mark: EndMark, send: Send) -> None:
     """The events as they come, each whole, so that one that breaks off is not half sent. A stream that
     breaks ends in an error event."""
-    held = b""
+    held, http = b"", sent.http
     try:
-        while chunk := await next_bytes(response):
+        while chunk := await _next_of(sent):
             chunk, held = whole_events(held + chunk)
             chunk = http.unkeyed(chunk)
             if chunk:
@@ -139,6 +154,7 @@ async def _relay_events(
         if not mark.ended(held):
             raise BackendFailed("The backend's stream ended before its answer was complete.")
     except BackendError as error:
+        sent.fault = error
         _, found = error_object(error)
         if failure := mark.failure(found):
             await send({"type": "http.response.body", "body": failure})

@@ -8,7 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from veridical.middleware.backends.openai_http import CREDENTIALS, OpenAIBackend
+from veridical.middleware.backends.openai_http import CREDENTIALS
+from veridical.middleware.backends.relay import Upstream
+from veridical.middleware.balancing.pool import Pool, Target
+from veridical.middleware.balancing.pooled import PooledBackend, PooledRelay
+from veridical.middleware.balancing.replica import Replica
 from veridical.strategies.backend import Backend
 from veridical.strategies.errors import BackendError, BackendRefused, BackendTimeout, NotFound
 
@@ -35,15 +39,17 @@ class Mounted:
     """A backend as the proxy serves it.
 
     `names` maps our model names to its; None means that its own list decides. `http` is the
-    same backend where bytes can be relayed to it. `ready` waits for a supervised engine.
+    same backend where bytes can be relayed to it. `ready` waits for a supervised engine. `pool` has its
+    servers, where they are balanced or limited.
     """
 
     name: str
     backend: Backend
     names: Mapping[str, str] | None = None
-    http: OpenAIBackend | None = None
+    http: Upstream | None = None
     ready: Callable[[], Awaitable[None]] = _at_once
     is_ready: Callable[[], bool] = lambda: True
+    pool: Pool | None = None
     _lists: dict[str, tuple[float, dict[str, dict[str, Any]]]] = field(default_factory=dict, repr=False)
     _failures: dict[str, tuple[float, BackendError]] = field(default_factory=dict, repr=False)
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -85,7 +91,7 @@ class Mounted:
             raise error
         return None
 
-    async def _read(self, http: OpenAIBackend, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def _read(self, http: Upstream, headers: Mapping[str, str]) -> list[dict[str, Any]]:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 return await http.models(headers)
@@ -97,9 +103,29 @@ class Mounted:
             words = f"Backend {self.name!r} lists no models: name them under 'models' in its configuration."
             raise BackendRefused(words, status=404) from None
 
+    def servers(self) -> list[Mounted]:
+        """Its servers, where it has several, each as a backend of its own."""
+        targets = list(self.pool.targets) if self.pool else []
+        alone = [Pool(each.replica.name, [[Target(each.replica)]]) for each in targets if len(targets) > 1]
+        return [balanced(pool, self.names) for pool in alone]
+
     def upstream(self, name: str) -> str:
         """What the backend calls the model that we call `name`."""
         return (self.names or {}).get(name, name)
+
+
+def balanced(pool: Pool, names: Mapping[str, str] | None) -> Mounted:
+    """A pool as a backend that the proxy serves."""
+    relays = all(target.replica.http for target in pool.targets)
+    return Mounted(
+        pool.name,
+        PooledBackend(pool),
+        names,
+        PooledRelay(pool) if relays else None,
+        pool.ready,
+        pool.is_ready,
+        pool,
+    )
 
 
 def _keep(table: dict[str, T], key: str, value: T) -> None:
@@ -128,11 +154,18 @@ class Router:
     """Finds routes among the mounted backends; the first that serves a name has it.
 
     `BACKEND/MODEL` asks one backend by name. A model whose own name holds "+" is found whole
-    before any part of it is taken for a strategy.
+    before any part of it is taken for a strategy. `aliases` are models of our own, each mounted under its
+    name; they come before the backends' models.
     """
 
-    def __init__(self, mounted: Sequence[Mounted]) -> None:
+    def __init__(self, mounted: Sequence[Mounted], aliases: Sequence[Mounted] = ()) -> None:
         self.mounted = list(mounted)
+        self.aliases = {alias.name: alias for alias in aliases}
+
+    @property
+    def servers(self) -> list[Replica]:
+        """Every server that is balanced or limited, to look at how it fares."""
+        return [target.replica for each in self.mounted if each.pool for target in each.pool.targets]
 
     async def resolve(
         self, name: str, headers: Mapping[str, str], visible: Visible = lambda backend, model: True
@@ -143,6 +176,8 @@ class Router:
             NotFound: no backend serves it, with the nearest names.
             BackendError: a backend that might serve it cannot be asked.
         """
+        if (alias := self.aliases.get(name)) and visible(name, name):
+            return Route(alias, name, name)
         routes, failed = await self._routes(name, headers, visible, newer_than=0.0)
         if routes is None:
             newer_than = time.monotonic() - REREAD_S
@@ -153,7 +188,7 @@ class Router:
             raise failed
         known = [
             model
-            for mounted in self.mounted
+            for mounted in (*self.aliases.values(), *self.mounted)
             for model in await mounted.models(headers)
             if visible(mounted.name, model)
         ]
@@ -171,6 +206,8 @@ class Router:
             except BackendError as error:
                 failed = error
         for model, suffix in splits(name):
+            if (alias := self.aliases.get(model)) and visible(model, model):
+                return Route(alias, model, model, suffix), failed
             for mounted, table in tables:
                 for known in (model, model.removeprefix(f"{mounted.name}/")):
                     if known in table and visible(mounted.name, known):
@@ -191,7 +228,7 @@ class Router:
         newer_than = time.monotonic() - REREAD_S
         listed: dict[str, dict[str, Any]] = {}
         failed: BackendError | None = None
-        for mounted in self.mounted:
+        for mounted in (*self.aliases.values(), *self.mounted):
             try:
                 found = await mounted.models(headers, newer_than=newer_than)
             except BackendError as error:

@@ -8,8 +8,9 @@ backend's, nor a path outside its API root.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,18 +21,24 @@ from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.access.metering import Meter
 from veridical.middleware.access.tally import Tally
 from veridical.middleware.assembly import Assembly
-from veridical.middleware.auth import key_of
-from veridical.middleware.backends.openai_http import OpenAIBackend
+from veridical.middleware.auth import client_of, key_of
+from veridical.middleware.backends.relay import Outgoing, Upstream
+from veridical.middleware.balancing import caller
 from veridical.middleware.errors import ClientDisconnected, NotAllowed
 from veridical.middleware.observing.observation import current
 from veridical.middleware.protocol import OWN_FIELDS, STRATEGY_HEADER, read_controls
-from veridical.middleware.relaying import forwarded, pass_on, read_request_body, relayed_body
+from veridical.middleware.relaying import (
+    BACKEND_HEADER,
+    forwarded,
+    pass_on,
+    read_request_body,
+    relayed_body,
+)
 from veridical.middleware.responding import Headers, Receive, Scope, Send, respond_error, until_gone
 from veridical.middleware.routing import Mounted
 from veridical.strategies.errors import InvalidRequest, NotFound, UnsupportedParameter, refused_with, shown
 
 ROOT = "/v1"
-BACKEND_HEADER = "x-veridical-backend"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: Answered by us: not passed on under another spelling, where no strategy would be applied.
 _OURS = frozenset({"/chat/completions", "/responses"})
@@ -52,6 +59,8 @@ class Transparent:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         headers: Headers = [(b"x-veridical-id", current().id.encode())]
+        if self._assembly.balances:
+            caller.enter(client_of(scope))
         try:
             path = safe_path(scope.get("raw_path") or scope["path"].encode())
             self._check(scope["method"], path)
@@ -74,25 +83,28 @@ class Transparent:
         if raw and "content-type" in found:
             told["content-type"] = found["content-type"]
         key = key_of(scope)
-        mounted, model, body = await self._place(path, raw, found, told, key)
+        mounted, model, there, body = await self._place(path, raw, found, told, key)
         if key and key.models and not (model and scope["method"] == "POST"):
             raise NotAllowed("This API key is for some models only: it asks nothing else.", param="model")
-        headers.append((BACKEND_HEADER.encode(), mounted.name.encode()))
+        headers.append((BACKEND_HEADER, mounted.name.encode()))
         current().routed(mounted.name, model, "direct")
         http = _speaking(mounted)
         await mounted.ready()
         query = scope["query_string"].decode("ascii")
         target = f"{path}?{query}" if query else path
         sends = raw or "content-length" in found or "transfer-encoding" in found
+        outgoing = Outgoing(
+            scope["method"], target, body if sends else _nothing, there, told, pinned=not model
+        )
         meter = await self._admitted(key, model)
         tally = Tally(send)
         headers += meter.headers if meter else ()
         with current().relayed(_OPERATIONS.get(path, ""), model, mounted.name, told) as call:
             try:
-                async with http.sent(scope["method"], target, body if sends else None, told) as response:
-                    await pass_on(response, http, path, headers, tally)
-                    if response.status >= 400:
-                        call.error = refused_with(response.status).__name__
+                async with http.sent(outgoing) as sent:
+                    await pass_on(sent, path, headers, tally)
+                    if sent.response.status >= 400:
+                        call.error = refused_with(sent.response.status).__name__
             finally:
                 call.usage = tally.usage
                 if meter:
@@ -114,8 +126,9 @@ class Transparent:
 
     async def _place(
         self, path: str, raw: bytes, found: Mapping[str, str], told: Mapping[str, str], key: ApiKey | None
-    ) -> tuple[Mounted, str, bytes]:
-        """The backend that a request is for, the model as we know it, and the body as the backend does.
+    ) -> tuple[Mounted, str, str, Callable[[str], bytes]]:
+        """The backend that a request is for, the model as we know it and as the backend does, and the body
+        by the latter.
 
         Raises:
             NotFound: no backend serves the model, or has the name, that is asked for.
@@ -128,12 +141,12 @@ class Transparent:
         if own or STRATEGY_HEADER in found:
             self._refuse_strategy(fields if own else {}, found.get(STRATEGY_HEADER), path)
         if not isinstance(model, str) or not model:
-            return self._named(found.get(BACKEND_HEADER)), "", raw
+            return self._named(found.get(BACKEND_HEADER.decode())), "", "", lambda model: raw
         visible = [key.allows_model] if key and key.models else []
         route = await self._assembly.router.resolve(model, told, *visible)
         if route.suffix is not None and str(self._assembly.pipelines.read(route.suffix)) != "direct":
             raise _no_strategy(path, "model")
-        return route.mounted, route.name, _renamed(raw, fields, form, route.model, own)
+        return route.mounted, route.name, route.model, partial(_renamed, raw, fields, form, own)
 
     def _refuse_strategy(self, fields: Mapping[str, Any], header: str | None, path: str) -> None:
         controls, asked = read_controls(fields, header)
@@ -143,12 +156,12 @@ class Transparent:
 
     def _named(self, name: str | None) -> Mounted:
         """The backend of this name; without one, the first that bytes can be passed to."""
-        known = {mounted.name: mounted for mounted in self._assembly.router.mounted}
+        mounted = self._assembly.router.mounted
         if name is None:
-            speaking = [mounted for mounted in known.values() if mounted.http]
-            return speaking[0] if speaking else next(iter(known.values()))
+            return next((each for each in mounted if each.http), mounted[0])
+        known = {each.name: each for one in mounted for each in (one, *one.servers())}
         if name not in known:
-            raise NotFound("backend", name, known, param=BACKEND_HEADER)
+            raise NotFound("backend", name, known, param=BACKEND_HEADER.decode())
         return known[name]
 
 
@@ -183,7 +196,11 @@ def _is_plain(segment: str) -> bool:
     return segment not in ("", ".", "..") and segment.isprintable() and not set(segment) & set("\\?#")
 
 
-def _speaking(mounted: Mounted) -> OpenAIBackend:
+def _nothing(model: str) -> None:
+    """No body."""
+
+
+def _speaking(mounted: Mounted) -> Upstream:
     if mounted.http is None:
         raise NotFound("path", f"of the backend {mounted.name}", (), code="path_not_found")
     return mounted.http
@@ -197,10 +214,10 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _renamed(raw: bytes, fields: Mapping[str, Any], form: str, model: str, own: bool) -> bytes:
+def _renamed(raw: bytes, fields: Mapping[str, Any], form: str, own: bool, model: str) -> bytes:
     """The body with the backend's name of the model, and without fields of ours; untouched if it can be."""
     if fields:
-        return relayed_body(fields, model, raw) if own or fields["model"] != model else raw
+        return relayed_body(fields, raw, model) if own or fields["model"] != model else raw
     return raw if form_model(raw, form) == model else with_form_model(raw, form, model)
 
 

@@ -9,7 +9,8 @@ VeridicalError
 │   ├── BackendRateLimited      it answered 429
 │   ├── BackendFailed           it answered 5xx, or broke its protocol
 │   ├── BackendUnreachable      no connection
-│   └── BackendTimeout          no answer in time
+│   ├── BackendTimeout          no answer in time
+│   └── BackendUnavailable      it was not asked: its queue is full, or it is set aside after failures
 ├── RetrievalFailed             a source of evidence failed, timed out or cannot be reached
 ├── ToolFailed                  a tool failed, or cannot be reached
 ├── UnparsableOutput            a model's output did not fit, twice
@@ -115,6 +116,13 @@ class BackendTimeout(BackendError):
     """The backend did not answer in time."""
 
     code = "backend_timeout"
+
+
+class BackendUnavailable(BackendError):
+    """The backend was not asked: too many requests wait for it, or it has failed too often of late."""
+
+    code = "backend_unavailable"
+    retryable = True
 
 
 def refused_with(status: int) -> type[BackendError]:

@@ -55,11 +55,20 @@ class Proxy:
     """A running proxy at `url` (its API root)."""
 
     port: int
+    app: Any = None
     _clients: list[openai.OpenAI] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def assembly(self) -> Any:
+        """What serves inside."""
+        app = self.app
+        while not hasattr(app, "assembly"):
+            app = app.app
+        return app.assembly
 
     @cached_property
     def client(self) -> openai.OpenAI:
@@ -132,7 +141,7 @@ def running_proxy(settings: Settings) -> Iterator[Proxy]:
     while not server.started:
         assert thread.is_alive(), "the proxy did not start"
         time.sleep(0.005)
-    proxy = Proxy(listener.getsockname()[1])
+    proxy = Proxy(listener.getsockname()[1], app)
     try:
         yield proxy
     finally:

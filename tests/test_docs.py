@@ -13,6 +13,7 @@ from veridical.evals.cli import run
 from veridical.evals.records import Record
 from veridical.middleware import config
 from veridical.middleware.access.commands import keys
+from veridical.middleware.backend_config import HttpBackendSettings
 from veridical.middleware.config import Settings, load_settings
 from veridical.middleware.config_template import config_template
 from veridical.middleware.protocol import BudgetRequest, CacheRequest, Controls
@@ -64,6 +65,7 @@ def test_every_setting_is_documented(section: type[Section]) -> None:
         "roles",
         "pipelines",
         "backends",
+        "models",
         "retrievers",
         "domains",
         "tools",
@@ -87,7 +89,7 @@ def test_every_option_of_keys_create_is_documented() -> None:
 
 def test_every_endpoint_status_and_verdict_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "sk")
-    backend = config.HttpBackendSettings(base_url="http://127.0.0.1:9/v1")
+    backend = HttpBackendSettings(base_url="http://127.0.0.1:9/v1")
     app = create_app(
         Settings(backends={"x": backend}, auth=config.AuthSettings(client_keys_env=("SOME_KEY",)))
     )

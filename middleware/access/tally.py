@@ -25,7 +25,9 @@ UNSET_COMPLETION_TOKENS = 256
 #: Bytes of UTF-8 to a token, for want of the model's tokeniser: about right for English prose.
 BYTES_PER_TOKEN = 4
 #: Errors of a backend that says it did no work; others may have cost their prompt.
-_FREE = frozenset({"BackendRefused", "BackendRateLimited", "BackendUnreachable", "BackendFailed"})
+_FREE = frozenset(
+    {"BackendRefused", "BackendRateLimited", "BackendUnreachable", "BackendUnavailable", "BackendFailed"}
+)
 _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 
 

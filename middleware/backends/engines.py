@@ -20,6 +20,7 @@ import aiohttp
 
 from veridical.middleware.backends import engine_guard
 from veridical.middleware.backends.engine_log import trim
+from veridical.middleware.errors import log
 from veridical.strategies.errors import BackendTimeout, BackendUnreachable
 
 Command = Sequence[str] | Callable[[int], Sequence[str]]
@@ -75,6 +76,7 @@ class EngineProcess:
         self._stopped = False
         self._settled = asyncio.Event()  # it is known whether the engine can be used
         self._supervision: asyncio.Task[None] | None = None
+        self._guard: asyncio.subprocess.Process | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -87,12 +89,23 @@ class EngineProcess:
         self._port = self._port or _free_port(0)
         return f"http://127.0.0.1:{self._port}/v1"
 
-    async def start(self) -> None:
-        """Start the engine in the background and return at once; does nothing if it is under way."""
+    async def start(self, behind: asyncio.Task[None] | None = None) -> None:
+        """Start the engine in the background and return at once; does nothing if it is under way.
+
+        It is started `behind` something that must be over first, such as the engine in whose place it comes.
+        """
         self._stopped = False
         if self._supervision is None or self._supervision.done():
             self._settled.clear()
-            self._supervision = asyncio.create_task(self._supervise(), name=f"engine {self.spec.name}")
+            self._supervision = asyncio.create_task(self._supervise(behind), name=f"engine {self.spec.name}")
+
+    def restart(self) -> None:
+        """End an engine that does not answer any more, at which it is started again."""
+        if self._ready and self._guard and self._guard.stdin:
+            log.warning("the engine %s does not answer any more: it is restarted", self.spec.name)
+            self._ready = False
+            self._settled.clear()  # requests wait for the restart
+            self._guard.stdin.close()
 
     async def ready(self) -> None:
         """Wait until the engine can be used, for no longer than its start may take.
@@ -135,9 +148,11 @@ class EngineProcess:
             await asyncio.wait([self._supervision])
         self._settled.set()
 
-    async def _supervise(self) -> None:
+    async def _supervise(self, behind: asyncio.Task[None] | None = None) -> None:
         loop = asyncio.get_running_loop()
         try:
+            if behind is not None:
+                await asyncio.wait([behind])
             while True:
                 healthy_s = await self._run()
                 recovered = healthy_s > 0 and healthy_s >= self.spec.pause_s
@@ -153,7 +168,7 @@ class EngineProcess:
         """Run the engine once, until it ends; return for how long it was healthy."""
         self._settled.clear()
         try:
-            guard = await self._spawn()
+            guard = self._guard = await self._spawn()
         except OSError as error:
             self._fault = f"it could not be started ({error.strerror})"
             return 0.0

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from veridical.middleware.backends.relay import Outgoing, Sent
 from veridical.middleware.sse import EventReader
 from veridical.strategies.backend import ChatRequest
 from veridical.strategies.errors import (
@@ -62,6 +63,11 @@ class OpenAIBackend:
     max_response_bytes: int = 64_000_000
     closes_streams: bool = False
     speaks_responses: bool | None = False
+
+    @property
+    def reader(self) -> OpenAIBackend:
+        """By whose rules its answers are read: its own."""
+        return self
 
     def adapted(self, params: Params) -> Params:
         """A strategy's own parameters as this server takes them."""
@@ -149,17 +155,18 @@ class OpenAIBackend:
         return response
 
     @asynccontextmanager
-    async def sent(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, stream: bool = False
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def sent(self, outgoing: Outgoing) -> AsyncIterator[Sent]:
         """The same for as long as it is used, and closed behind that.
 
         Raises:
             BackendTimeout, BackendUnreachable: as `send`.
         """
-        response = await self.send(method, path, body, headers, stream=stream)
+        body = outgoing.body(outgoing.model)
+        response = await self.send(
+            outgoing.method, outgoing.path, body, outgoing.headers, stream=outgoing.stream
+        )
         try:
-            yield response
+            yield Sent(response, self)
         finally:
             response.close()
 
@@ -214,15 +221,13 @@ class OpenAIBackend:
 
     async def refusal(self, response: aiohttp.ClientResponse) -> BackendError:
         """The error that an answer of 400 or above stands for; our key is taken out of its text."""
-        status, retry_after = response.status, response.headers.get("Retry-After")
         try:
             found = (await self.read(response)).get("error")
         except BackendFailed:
             found = None
         body = self.redacted(found) if isinstance(found, Mapping) else None
         message = body.get("message") if body else self.redacted(found) if isinstance(found, str) else None
-        words = message if isinstance(message, str) and message else f"The backend answered {status}."
-        return refused_with(status)(words, status=status, body=body, retry_after=retry_after)
+        return refusal_of(response, message if isinstance(message, str) else "", body)
 
     def redacted(self, value: Any) -> Any:
         """`value` without our key in any text: a backend's error may quote it."""
@@ -275,6 +280,15 @@ class OpenAIBackend:
         if usage or envelope:
             items.append(Ending(usage, envelope))
         return items
+
+
+def refusal_of(
+    response: aiohttp.ClientResponse, message: str = "", body: Mapping[str, Any] | None = None
+) -> BackendError:
+    """The error that a status of 400 or above stands for, with what is known of its body."""
+    status, retry_after = response.status, response.headers.get("Retry-After")
+    words = message or f"The backend answered {status}."
+    return refused_with(status)(words, status=status, body=body, retry_after=retry_after)
 
 
 async def next_bytes(response: aiohttp.ClientResponse) -> bytes:

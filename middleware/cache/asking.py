@@ -75,12 +75,11 @@ def _seen(mounted: Mounted, headers: Mapping[str, str]) -> dict[str, str]:
     http = mounted.http
     if http is None:
         return {}
-    forwards = http.forwards_authorization and not http.api_key
     return {
         name: value
         for name, value in headers.items()
         if name not in _NEUTRAL
         and not name.startswith(_NEUTRAL_PREFIXES)
         and not name.endswith(_NEUTRAL_SUFFIXES)
-        and (forwards or name not in CREDENTIALS)
+        and (http.forwards_authorization or name not in CREDENTIALS)
     }

@@ -103,9 +103,7 @@ class Cache:
         return found
 
 
-def make_cache(
-    settings: CacheSettings, redis_url: str | None, backends: Mapping[str, BaseModel]
-) -> Cache | None:
+def make_cache(settings: CacheSettings, redis_url: str | None, identities: Mapping[str, str]) -> Cache | None:
     """The cache that the settings want, if any.
 
     Raises:
@@ -113,8 +111,14 @@ def make_cache(
     """
     if settings.kind == "off":
         return None
-    identities = {name: _identity(name, each) for name, each in backends.items()}
     return Cache(make_store(settings, redis_url), identities, sampled=settings.sampled)
+
+
+def identities_of(backends: Mapping[str, BaseModel], models: Mapping[str, BaseModel]) -> dict[str, str]:
+    """What tells backends apart, and models of ours, which change with any backend that they may go to."""
+    found = {name: _identity(name, each) for name, each in backends.items()}
+    places = "\n".join(found.values())
+    return found | {name: _identity(f"{name}\n{places}", each) for name, each in models.items()}
 
 
 def _identity(name: str, settings: BaseModel) -> str:

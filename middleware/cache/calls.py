@@ -68,7 +68,7 @@ class Cached:
         try:
             if entry.kind == BYTES:
                 http = self.mounted.http
-                return None if http is None else http.whole(entry.data, request.n).items
+                return None if http is None else http.reader.whole(entry.data, request.n).items
             return items_of(entry.data)
         except (ValueError, BackendFailed):
             self.caching.cache.corrupt()
