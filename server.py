@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from veridical.middleware import passthrough
 from veridical.middleware.access.gate import Gate, may_use
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import ClientKeys, key_of
-from veridical.middleware.config import Settings
+from veridical.middleware.config import ServerSettings, Settings
+from veridical.middleware.connection import Connection, ConnectionLimits
 from veridical.middleware.errors import error_response, error_type
 from veridical.middleware.observing import logs
 from veridical.middleware.observing.scraping import Scraping
@@ -250,18 +252,39 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     if settings.roles:
         asyncio.run(check_roles(settings))
+    raise_file_limit()
     gc.freeze()  # what start-up made stays: later collections need not look at it
     gc.enable()
-    config = uvicorn.Config(
+    config = listening(
         app,
+        settings.server,
         host=settings.server.host,
         port=settings.server.port,
         log_level=settings.server.log_level,
-        access_log=False,
         log_config=None if settings.observability.log_format == "json" else LOGGING_CONFIG,
-        server_header=False,
         timeout_graceful_shutdown=int(settings.server.shutdown_s),
-        lifespan="on",
-        ws="none",
     )
     uvicorn.Server(config).run()
+
+
+def listening(app: Any, settings: ServerSettings, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves the app: with bounds on what a connection may take."""
+    limits = ConnectionLimits(
+        settings.max_connections,
+        settings.max_head_bytes,
+        settings.receive_timeout_s,
+        settings.send_timeout_s,
+    )
+    protocol: Any = partial(Connection, limits=limits)
+    return uvicorn.Config(
+        app, http=protocol, access_log=False, server_header=False, lifespan="on", ws="none", **options
+    )
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files, and so connections, as the system lets it."""
+    with suppress(ImportError, OSError, ValueError):  # not everywhere; then the limit stays as it is
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from veridical.middleware.nesting import too_deep
 from veridical.middleware.sse import EventReader
 from veridical.strategies.backend import ChatRequest
 from veridical.strategies.errors import (
@@ -260,7 +261,7 @@ class OpenAIBackend:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
             raise BackendFailed("The backend sent an event that is not JSON.") from None
-        if not isinstance(chunk, dict):
+        if not isinstance(chunk, dict) or too_deep(chunk, data):
             raise BackendFailed("The backend sent an event that is no chunk.")
         if error := chunk.get("error"):
             found = self.redacted(error)
@@ -313,8 +314,8 @@ def _object(raw: bytes) -> dict[str, Any]:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise BackendFailed("The backend's answer is not JSON.") from None
-    if not isinstance(found, dict):
-        raise BackendFailed("The backend's answer is not a JSON object.")
+    if not isinstance(found, dict) or too_deep(found, raw):
+        raise BackendFailed("The backend's answer is not a JSON object, or nested too deeply.")
     return found
 
 

@@ -18,7 +18,8 @@ def tell() -> None:
     for _ in sys.stdin:
         gc.collect()
         tasks = [each for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()]
-        print(len(tasks), flush=True)
+        sys.stdout.write(f"{len(tasks)}\n")
+        sys.stdout.flush()
 
 
 threading.Thread(target=tell, daemon=True).start()

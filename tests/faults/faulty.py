@@ -187,7 +187,9 @@ async def not_utf8(call: Call) -> None:
     """Bytes in a string that are no UTF-8."""
     if call.streamed:
         first = call.chunks()[0]
-        await call.events([sse(first), b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n', DONE])
+        await call.events(
+            [sse(first), b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n', DONE]
+        )
     else:
         raw = raw_json(call.completion())
         await call.whole(raw.replace(b"Canberra", b"Can\xffberra").replace(b'"stop"', b'"st\xffop"'))

@@ -1,4 +1,4 @@
-"""Faults × strategies × moments × forms of answer: what is asked, and what came of it."""
+"""Faults by strategies by moments by forms of answer: what is asked, and what came of it."""
 
 import asyncio
 import json

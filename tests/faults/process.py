@@ -42,7 +42,9 @@ class Served:
         self.process.stdin.flush()
         tasks = int(self.process.stdout.readline())
         status = Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1]
-        return Held(tasks, len(os.listdir(f"/proc/{self.process.pid}/fd")), int(status.split()[0]) / 1000)
+        return Held(
+            tasks, len(list(Path(f"/proc/{self.process.pid}/fd").iterdir())), int(status.split()[0]) / 1000
+        )
 
 
 def settings(url: str) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def served(folder: Path, found: Mapping[str, Any]) -> Iterator[Served]:
     ):
         proxy = Proxy(port)
         try:
-            wait_until(lambda: listens(port) or process.poll() is not None, 60)
+            wait_until(lambda: listens(port) or process.poll() is not None, 240)
             assert process.poll() is None, (folder / "log").read_text()
             yield Served(proxy, process)
         finally:

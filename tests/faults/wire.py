@@ -40,7 +40,7 @@ class Call:
         wanted = self.body.get("response_format") or {}
         if wanted.get("type") == "json_schema":
             return json.dumps(made(wanted["json_schema"]["schema"], ""))
-        return f"The capital of Australia is Canberra, says answer {zlib.crc32(last.encode()) % 1000}."
+        return f"The capital of Australia is Canberra, says answer {100 + zlib.crc32(last.encode()) % 900}."
 
     def completion(self, **message: Any) -> dict[str, Any]:
         said = {"role": "assistant", "content": self.text(), **message}
