@@ -10,7 +10,7 @@ EXTRAS := local,bm25,wikipedia,python-tool,toxicity,postgres,redis,otel,evals,de
 STAMP := $(VENV)/.installed
 PACKAGES := $(BIN)/mypy -p veridical.server -p veridical.middleware -p veridical.strategies -p veridical.retrievers -p veridical.evals -p veridical.__main__
 
-.PHONY: serve test test-all test-dense test-clients check install link format bench clean
+.PHONY: serve test test-all test-heavy test-dense test-clients faults check install link format bench clean
 
 serve: install
 	$(BIN)/veridical serve --port $(PORT)
@@ -32,7 +32,15 @@ test-clients: install
 	command -v npm >/dev/null && npm install --silent --no-save --no-package-lock --prefix $(CLIENTS) openai@7.57.0 || true
 	$(CLIENTS)/bin/python tests/clients/run.py
 
-test-all: test test-dense test-clients
+# The whole fault matrix and a fuzzing of the API: minutes, each.
+test-heavy: install link
+	$(BIN)/python -m pytest -m heavy
+
+test-all: test test-heavy test-dense test-clients
+
+# Writes the tables of docs/faults.md from a run.
+faults: install link
+	$(BIN)/python -m veridical.tests.faults.page
 
 check: install link
 	$(BIN)/ruff format --check .

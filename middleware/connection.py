@@ -125,7 +125,8 @@ class Connection(HttpToolsProtocol):
             self._close()
 
     def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+        cycle: Any = self.cycle  # none before the first request, whatever its annotation says
+        return cycle is None or bool(cycle.response_complete)
 
     # Refusing.
 
@@ -140,7 +141,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Say why and close; in the middle of another answer, only close."""
         self._whole()
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self._is_idle() or not self.cycle.response_started:
             error = {"message": message, "type": error_type(status), "param": None, "code": code}
             body = orjson.dumps({"error": error})
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
