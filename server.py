@@ -38,6 +38,9 @@ from veridical.strategies.errors import ConfigError, NotFound, UnsupportedParame
 if TYPE_CHECKING:
     from veridical.middleware.observing.metrics import Metrics
 
+#: Longer than clients and load balancers keep a connection: one that ends it is not just using it.
+KEEP_ALIVE_S = 75
+
 
 class Answer(Response):
     """The response of a strategy: it works while it is sent, until `Passthrough` sees the client leave."""
@@ -277,7 +280,14 @@ def listening(app: Any, settings: ServerSettings, **options: Any) -> uvicorn.Con
     )
     protocol: Any = partial(Connection, limits=limits)
     return uvicorn.Config(
-        app, http=protocol, access_log=False, server_header=False, lifespan="on", ws="none", **options
+        app,
+        http=protocol,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **options,
     )
 
 

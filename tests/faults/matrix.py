@@ -86,7 +86,8 @@ def _is_alike(case: Case) -> bool:
 async def run(url: str, asked: Sequence[Case], at_once: int = 16) -> dict[Case, Came]:
     """Ask every case of the proxy at `url`, and judge what came by what comes without a fault."""
     gate = asyncio.Semaphore(at_once)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+    once = aiohttp.TCPConnector(force_close=True)  # or a connection may end just as it is used again
+    async with aiohttp.ClientSession(connector=once, timeout=aiohttp.ClientTimeout(total=120)) as session:
 
         async def one(case: Case) -> Came:
             async with gate:

@@ -1,4 +1,4 @@
-"""The tables of docs/faults.md, out of a run and back: `python -m veridical.tests.faults.page` writes them."""
+"""The tables of docs/faults.md, out of a run and back; run as a program, writes them."""
 
 import asyncio
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from veridical import strategies
 from veridical.tests.faults.faulty import FAULTS, running_faulty
-from veridical.tests.faults.matrix import MOMENTS, NAMES, STRATEGIES, Case, Came, cases, run
+from veridical.tests.faults.matrix import MOMENTS, NAMES, STRATEGIES, Came, Case, cases, run
 from veridical.tests.faults.process import served, settings
 
 PAGE = Path(strategies.__path__[0]).parent / "docs/faults.md"
@@ -68,9 +68,12 @@ def told(case: Case) -> str:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, running_faulty() as faulty:
-        with served(Path(folder), settings(faulty.url)) as server:
-            found = asyncio.run(run(server.proxy.url, cases()))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_faulty() as faulty,
+        served(Path(folder), settings(faulty.url)) as server,
+    ):
+        found = asyncio.run(run(server.proxy.url, cases()))
     wrong = [f"{case}: {came.wrong}" for case, came in found.items() if came.wrong]
     assert not wrong, "\n".join(wrong)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)

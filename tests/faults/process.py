@@ -1,4 +1,4 @@
-"""The real command in a process of its own, before a given upstream, and what it holds: tasks, files, memory."""
+"""The real command in a process of its own, and what that holds: tasks, files, memory."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A sample of the fault matrix, on every run of the suite: each fault twice, strategies and moments in turn."""
+"""A sample of the fault matrix for every run: each fault twice, strategies and moments in turn."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,9 @@ def sample() -> list[Case]:
         for at, fault in enumerate(NAMES)
         for form in (0, 1)
     ]
-    return [case if case in known else Case(case.fault, case.strategy, "always", case.streamed) for case in picked]
+    return [
+        case if case in known else Case(case.fault, case.strategy, "always", case.streamed) for case in picked
+    ]
 
 
 def test_what_comes_of_faults_is_what_the_page_says(tmp_path: Path) -> None:

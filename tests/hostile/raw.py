@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,13 @@ def exchange(port: int, *parts: bytes, timeout: float = 20.0) -> list[Said]:
         for part in parts:
             connection.sendall(part)
         return responses(until_closed(connection))
+
+
+def send(connection: socket.socket, parts: Iterable[bytes], pause: float = 0.0) -> None:
+    """Send the parts one after the other."""
+    for part in parts:
+        connection.sendall(part)
+        time.sleep(pause)
 
 
 def until_closed(connection: socket.socket) -> bytes:

@@ -111,7 +111,9 @@ def test_a_host_in_a_request_chooses_no_backend(proxy, upstream, target):
         *(b"Expect: 100-continue", b"Expect: something", b"Accept-Encoding: \xff", b"Cookie: a=\xff"),
     ],
 )
-@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/embeddings", b"/v1/responses"])
+@pytest.mark.parametrize(
+    "path", [b"/v1/chat/completions", b"/v1/embeddings", b"/v1/responses"], ids=["chat", "other", "responses"]
+)
 def test_an_odd_header_breaks_nothing(proxy, upstream, header, path):
     upstream.on(draft=Say("hi"))
     *_, said = exchange(proxy.port, post(BODY, header, b"Connection: close", path=path))

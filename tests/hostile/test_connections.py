@@ -1,8 +1,8 @@
 """Clients that send too slowly, too much or not at all, that do not read, or that come in crowds."""
 
 import asyncio
+import itertools
 import socket
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from veridical.tests.answers import Answer, Exchange, Out, Say, sse
-from veridical.tests.hostile.raw import BODY, chat, connect, exchange, get, post, responses, until_closed
+from veridical.tests.hostile.raw import (
+    BODY,
+    chat,
+    connect,
+    exchange,
+    get,
+    post,
+    responses,
+    send,
+    until_closed,
+)
 from veridical.tests.proxy import wait_until
 
 #: A proxy that waits for ever fails by the socket's own 20 s.
@@ -33,6 +43,7 @@ def hasty(serve, upstream):
         post(BODY[:20], length=b"100", path=b"/health"),
         post(BODY[:20], length=b"100", path=b"/v1/embeddings"),
     ],
+    ids=["line", "header", "body", "chunks", "unread body", "passed-on body"],
 )
 def test_a_request_that_does_not_come_is_given_up(hasty, upstream, begun):
     *_, said = exchange(hasty.port, begun)
@@ -42,11 +53,9 @@ def test_a_request_that_does_not_come_is_given_up(hasty, upstream, begun):
 
 def test_a_request_that_comes_by_drops_is_given_up_all_the_same(hasty):
     """Slow loris: every byte in time, and never whole."""
+    drops = itertools.repeat(b"X: y\r\n", 200)
     with connect(hasty.port) as connection, pytest.raises(ConnectionError):
-        connection.sendall(b"GET /health HTTP/1.1\r\n")
-        for _ in range(200):
-            connection.sendall(b"X: y\r\n")
-            time.sleep(0.05)
+        send(connection, itertools.chain([b"GET /health HTTP/1.1\r\n"], drops), pause=0.05)
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"\r\n\r\n\r\n"])
@@ -68,9 +77,7 @@ def test_a_body_that_keeps_coming_has_its_time(serve, upstream):
     proxy = serve(server=SHORT)
     raw = post(chat(pad="x" * 500_000), b"Connection: close")
     with connect(proxy.port) as connection:
-        for at in range(0, len(raw), 50_000):
-            connection.sendall(raw[at : at + 50_000])
-            time.sleep(0.1)
+        send(connection, (raw[at : at + 50_000] for at in range(0, len(raw), 50_000)), pause=0.1)
         (said,) = responses(until_closed(connection))
     assert said.status == 200
 
@@ -83,6 +90,7 @@ def test_a_body_that_keeps_coming_has_its_time(serve, upstream):
         get(b"/" + b"x" * 70_000),
         b"GET /health HTTP/1.1\r\nX: " + b"x" * 400_000,
     ],
+    ids=["long header", "many headers", "long path", "half a header"],
 )
 def test_a_head_that_is_too_large_is_refused(proxy, request_):
     (said,) = exchange(proxy.port, request_)
@@ -90,10 +98,9 @@ def test_a_head_that_is_too_large_is_refused(proxy, request_):
 
 
 def test_a_head_without_end_is_not_read_to_its_end(proxy):
+    endless = itertools.repeat(b"x" * 100_000, 2000)  # 200 MB, if it went on
     with connect(proxy.port) as connection, pytest.raises(ConnectionError):
-        connection.sendall(b"GET /health HTTP/1.1\r\nX: ")
-        for _ in range(2000):  # 200 MB, if it went on
-            connection.sendall(b"x" * 100_000)
+        send(connection, itertools.chain([b"GET /health HTTP/1.1\r\nX: "], endless))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,21 +13,77 @@ from veridical.strategies.errors import VeridicalError
 from veridical.strategies.expression import MAX_STAGES, parse_expression
 from veridical.tests.middleware.test_properties import JSON
 
-PIECES = ["cove", "|", "(", ")", ",", "=", "1", "-", ".5", "e9", '"', "'", "\\", " ", "max_questions", "true", "é"]
-FORM = [b"--b", b"--", b"\r\n", b"\r\n\r\n", b'Content-Disposition: form-data; name="model"', b"m1", b"\n", b'"']
-PATH = [b"/v1/", b"/", b".", b"..", b"%2e", b"%2f", b"%25", b"%5c", b"%00", b"a", b"\\", b"?", b"#", b"\xff", b"%c0%af"]
-TYPES = st.sampled_from(["multipart/form-data; boundary=b", 'multipart/form-data; boundary="b"', "multipart/x"])
+PIECES = [
+    "cove",
+    "|",
+    "(",
+    ")",
+    ",",
+    "=",
+    "1",
+    "-",
+    ".5",
+    "e9",
+    '"',
+    "'",
+    "\\",
+    " ",
+    "max_questions",
+    "true",
+    "é",
+]
+FORM = [
+    b"--b",
+    b"--",
+    b"\r\n",
+    b"\r\n\r\n",
+    b'Content-Disposition: form-data; name="model"',
+    b"m1",
+    b"\n",
+    b'"',
+]
+PATH = [
+    b"/v1/",
+    b"/",
+    b".",
+    b"..",
+    b"%2e",
+    b"%2f",
+    b"%25",
+    b"%5c",
+    b"%00",
+    b"a",
+    b"\\",
+    b"?",
+    b"#",
+    b"\xff",
+    b"%c0%af",
+]
+TYPES = st.sampled_from(
+    ["multipart/form-data; boundary=b", 'multipart/form-data; boundary="b"', "multipart/x"]
+)
 ITEM = st.fixed_dictionaries(
     {}, optional={"type": st.sampled_from(["message", "function_call", "reasoning", "x"]) | JSON,
                   "role": st.sampled_from(["user", "assistant"]) | JSON, "content": JSON, "id": JSON,
                   "call_id": JSON, "output": JSON, "arguments": JSON, "name": JSON, "summary": JSON}
 )  # fmt: skip
+FIELDS = [
+    *(
+        "tools",
+        "tool_choice",
+        "text",
+        "reasoning",
+        "instructions",
+        "include",
+        "previous_response_id",
+        "store",
+    ),
+    *("stream", "max_output_tokens", "metadata", "truncation", "background", "veridical", "strategy"),
+]
 RESPONSES = st.fixed_dictionaries(
     {"model": st.just("m1") | JSON, "input": st.lists(ITEM, max_size=3) | JSON},
-    optional={name: JSON for name in ("tools", "tool_choice", "text", "reasoning", "instructions", "include",
-                                      "previous_response_id", "store", "stream", "max_output_tokens",
-                                      "metadata", "truncation", "background", "veridical", "strategy")},
-)  # fmt: skip
+    optional=dict.fromkeys(FIELDS, JSON),
+)
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(max_size=1100))
@@ -37,8 +94,6 @@ def test_an_expression_is_read_or_refused(text):
 
 @given(RESPONSES)
 def test_a_responses_request_becomes_a_chat_or_is_refused(body):
-    import orjson
-
     with suppress(VeridicalError):
         request = read_responses_body(orjson.dumps(body))
         chat = request.chat((), request.items, lambda params: params)

@@ -49,7 +49,13 @@ def test_depth_is_answered_or_refused(proxy, upstream, model, levels, place):
     [
         *('"n": 1e400', '"n": 1000000000000000000000000', '"n": -1', '"n": 99999', '"seed": 1e400'),
         *('"temperature": NaN', '"temperature": Infinity', '"temperature": -Infinity', '"top_p": 1e400'),
-        *('"user": "\\ud800"', '"user": "\\udc00\\ud800"', '"user": "\xff"', '"user": "\x00"', '"\\ud800": 1'),
+        *(
+            '"user": "\\ud800"',
+            '"user": "\\udc00\\ud800"',
+            '"user": "\xff"',
+            '"user": "\x00"',
+            '"\\ud800": 1',
+        ),
     ],
 )
 def test_numbers_and_texts_that_are_none_do_no_harm(proxy, upstream, model, field):
@@ -90,11 +96,30 @@ def test_a_backend_is_told_one_model_where_a_request_names_two(proxy, upstream, 
 @pytest.mark.parametrize(
     "expression",
     [
-        *("(" * 900, "cove" + "(" * 900, "|" * 900, "cove|" * 199, "cove(" * 199, "a" * 1001, "cove(a=" * 100),
-        *('cove(variant="' + "\\" * 900, "cove(max_questions=" + "9" * 900 + ")", "cove(max_questions=1e999)"),
-        *("cove(max_questions=-" + "0" * 900 + ")", "cove" + "()" * 400, "\x00", "cove\n|\tcove|", "cove(=1)"),
+        *(
+            "(" * 900,
+            "cove" + "(" * 900,
+            "|" * 900,
+            "cove|" * 199,
+            "cove(" * 199,
+            "a" * 1001,
+            "cove(a=" * 100,
+        ),
+        *(
+            'cove(variant="' + "\\" * 900,
+            "cove(max_questions=" + "9" * 900 + ")",
+            "cove(max_questions=1e999)",
+        ),
+        *(
+            "cove(max_questions=-" + "0" * 900 + ")",
+            "cove" + "()" * 400,
+            "\x00",
+            "cove\n|\tcove|",
+            "cove(=1)",
+        ),
         *("cove(variant=joint,variant=joint)", "__class__", "cove(__init__=1)", "cove.cove", "\u202ecove"),
     ],
+    ids=lambda text: repr(text[:24]),
 )
 def test_a_pathological_expression_is_refused(proxy, upstream, expression):
     for fields in ({"strategy": expression}, {"model": f"m1+{expression}"}, {"strategy": [expression] * 9}):
@@ -105,7 +130,9 @@ def test_a_pathological_expression_is_refused(proxy, upstream, expression):
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, "/v1/embeddings", "/v1/completions", "/v1/files"])
-@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b'{"model": 5}', b"[1]", b"null", b'"x"', nested(9000).encode()])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"\xff\xfe", b'{"model": 5}', b"[1]", b"null", b'"x"', nested(9000).encode()]
+)
 def test_no_body_makes_an_error_of_ours(proxy, upstream, path, raw):
     response = proxy.request("POST", path, raw)
     assert response.status < 500

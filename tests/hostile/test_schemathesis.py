@@ -21,7 +21,9 @@ def test_whatever_the_document_allows_is_answered(serve, upstream, tmp_path: Pat
     monkeypatch.setenv("CLIENT_KEY", "sk-client")
     monkeypatch.setenv("VERIDICAL_STATE_PATH", str(tmp_path / "state.sqlite"))
     upstream.on(draft=Say("Canberra."), **{"self_refine/feedback": Say('{"feedback": "no", "done": true}')})
-    upstream.paths |= {f"/v1/{each}": Whole(json.dumps(EMBEDDING).encode()) for each in ("embeddings", "responses")}
+    upstream.paths |= {
+        f"/v1/{each}": Whole(json.dumps(EMBEDDING).encode()) for each in ("embeddings", "responses")
+    }
     proxy = serve(auth={"client_keys_env": ["CLIENT_KEY"]})
     document = proxy.request("GET", "/openapi.json").json
     for path in ("/v1/chat/completions", "/v1/responses"):
