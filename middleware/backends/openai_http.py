@@ -235,7 +235,7 @@ class OpenAIBackend:
 
     async def _stream(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Delta | Ending, None]:
         reader = EventReader(self.max_response_bytes)
-        finished = done = False
+        spoken = finished = done = False
         try:
             while not done:
                 chunk = await next_bytes(response)
@@ -244,11 +244,12 @@ class OpenAIBackend:
                         done = True
                         break
                     for item in self._items(data):
-                        finished |= isinstance(item, Delta) and item.finish_reason is not None
+                        if isinstance(item, Delta):
+                            spoken, finished = True, finished or item.finish_reason is not None
                         yield item
                 if not chunk:
                     break
-            if not (finished or done):
+            if not spoken or not (finished or done):
                 raise BackendFailed("The backend's stream ended before its answer was complete.")
             if done:
                 await _drained(response)

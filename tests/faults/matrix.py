@@ -109,7 +109,10 @@ async def run(url: str, asked: Sequence[Case], at_once: int = 16) -> dict[Case, 
 async def ask(session: aiohttp.ClientSession, url: str, case: Case) -> Came:
     """Ask one case; nothing that the proxy does is an exception here."""
     started = time.monotonic()
-    async with session.post(f"{url}/chat/completions", json=case.body, headers=case.headers) as response:
+    asked = session.post(
+        f"{url}/chat/completions", json=case.body, headers=case.headers, allow_redirects=False
+    )
+    async with asked as response:
         raw, is_whole = b"", True
         try:
             async for part in response.content.iter_any():

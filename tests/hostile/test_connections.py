@@ -119,10 +119,10 @@ class Endless(Answer):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"veridical": {"trace": "summary"}}, {"strategy": "self_consistency"}]
+    "fields", [{}, {"veridical": {"trace": "summary"}}, {"strategy": "self_consistency(n=1)"}]
 )
 def test_a_client_that_does_not_read_holds_nothing_for_long(hasty, upstream, fields: dict[str, Any]):
-    upstream.on(draft=(endless := Endless()) if "strategy" not in fields else Say("x" * 30_000_000))
+    upstream.on(draft=(endless := Endless()) if "strategy" not in fields else Say("x" * 10_000_000))
     with connect(hasty.port) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(post(chat(stream=True, **fields)))

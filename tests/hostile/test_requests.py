@@ -68,7 +68,7 @@ def test_numbers_and_texts_that_are_none_do_no_harm(proxy, upstream, model, fiel
         assert response.error["code"] in ("invalid_request", "unsupported_parameter")
 
 
-@pytest.mark.parametrize("seed", [2**63, 2**64 - 1, -(2**63) - 1, 1.5e300])
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1, -1.5e19, 1.5e300])
 def test_a_seed_that_cannot_be_counted_on_from_is_named(proxy, upstream, seed):
     response = proxy.chat(model="m1+self_consistency(n=3)", seed=seed)
     assert (response.status, response.error["param"]) == (400, "seed")
