@@ -130,7 +130,7 @@ async def bad_gateway(call: Call) -> None:
 
 
 async def refuse_with(call: Call, status: str) -> None:
-    error = {"message": "not now", "type": "server_error", "param": None, "code": None}
+    error = {"message": "not now", "type": "server_error", "param": None, "code": f"upstream_{status[:3]}"}
     await call.whole(raw_json({"error": error}), status=status)
 
 

@@ -37,6 +37,7 @@ _STATUS = {
     "backend_timeout": 504,
     "deadline_exceeded": 504,
     "rate_limit_exceeded": 429,
+    **{f"upstream_{status}": status for status in (403, 429)},  # the backend's own words are passed on
 }
 
 
