@@ -10,7 +10,7 @@ EXTRAS := local,bm25,wikipedia,python-tool,toxicity,postgres,redis,otel,evals,de
 STAMP := $(VENV)/.installed
 PACKAGES := $(BIN)/mypy -p veridical.server -p veridical.middleware -p veridical.strategies -p veridical.retrievers -p veridical.evals -p veridical.__main__
 
-.PHONY: serve test test-all test-dense test-clients test-image check install link format bench clean
+.PHONY: serve test test-all test-heavy test-dense test-clients test-image faults check install link format bench clean
 
 serve: install
 	$(BIN)/veridical serve --port $(PORT)
@@ -36,7 +36,15 @@ test-clients: install
 test-image: install link
 	$(BIN)/python -m pytest -m image tests/test_image.py
 
-test-all: test test-dense test-clients test-image
+# The whole fault matrix and a fuzzing of the API: minutes, each.
+test-heavy: install link
+	$(BIN)/python -m pytest -m heavy
+
+test-all: test test-heavy test-dense test-clients test-image
+
+# Writes the tables of docs/faults.md from a run.
+faults: install link
+	$(BIN)/python -m veridical.tests.faults.page
 
 check: install link
 	$(BIN)/ruff format --check .

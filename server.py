@@ -6,7 +6,8 @@ import asyncio
 import gc
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from veridical.middleware import passthrough
 from veridical.middleware.access.gate import Gate, may_use
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import ClientKeys, key_of
-from veridical.middleware.config import Settings
+from veridical.middleware.config import ServerSettings, Settings
+from veridical.middleware.connection import Connection, ConnectionLimits
 from veridical.middleware.draining import Draining, Server
 from veridical.middleware.errors import error_response, error_type
 from veridical.middleware.observing import logs
@@ -38,6 +40,9 @@ from veridical.strategies.errors import ConfigError, NotFound, UnsupportedParame
 
 if TYPE_CHECKING:
     from veridical.middleware.observing.metrics import Metrics
+
+#: Longer than clients and load balancers keep a connection: one that ends it is not just using it.
+KEEP_ALIVE_S = 75
 
 
 class Answer(Response):
@@ -259,18 +264,46 @@ def serve(settings: Settings, reread: Reread | None = None) -> None:
     app = Draining(create_app(settings, reread))
     if settings.roles:
         asyncio.run(check_roles(settings))
+    raise_file_limit()
     gc.freeze()  # what start-up made stays: later collections need not look at it
     gc.enable()
-    config = uvicorn.Config(
+    config = listening(
         app,
+        settings.server,
         host=settings.server.host,
         port=settings.server.port,
         log_level=settings.server.log_level,
-        access_log=False,
         log_config=None if settings.observability.log_format == "json" else LOGGING_CONFIG,
-        server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.server.shutdown_s),
-        lifespan="on",
-        ws="none",
     )
     Server(app, config, settings.server.drain_s).run()
+
+
+def listening(app: Any, settings: ServerSettings, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves the app: with bounds on what a connection may take."""
+    limits = ConnectionLimits(
+        settings.max_connections,
+        settings.max_head_bytes,
+        settings.receive_timeout_s,
+        settings.send_timeout_s,
+    )
+    protocol: Any = partial(Connection, limits=limits)
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **options,
+    )
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files, and so connections, as the system lets it."""
+    with suppress(ImportError, OSError, ValueError):  # not everywhere; then the limit stays as it is
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

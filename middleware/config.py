@@ -43,6 +43,16 @@ class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_body_bytes: int = Field(20_000_000, ge=1_000, description="Largest request body, in bytes.")
+    max_head_bytes: int = Field(64_000, ge=1_000, description="Largest request line and headers, in bytes.")
+    max_connections: int = Field(4096, ge=1, description="Clients' connections at once; others get 503.")
+    receive_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds in which a request must have come; a body gets 1 more for each 10 kB.",
+    )
+    send_timeout_s: float = Field(
+        60.0, gt=0, description="Seconds for which a client may read nothing of what is sent to it."
+    )
     heartbeat_s: float = Field(
         5.0, gt=0, le=300, description="Seconds between SSE comments while a stream has nothing to say."
     )

@@ -49,8 +49,10 @@ from veridical.middleware.responding import (
     Receive,
     Scope,
     Send,
+    Sending,
     Wire,
     respond_error,
+    respond_failure,
     respond_whole,
     until_gone,
 )
@@ -116,13 +118,14 @@ class Passthrough:
             caller.enter(client_of(scope))
         request_id = current().id
         headers: Headers = [(b"x-veridical-id", request_id.encode())]
+        sending = Sending(send)
         try:
             raw = await read_request_body(scope, receive, self.assembly.settings.server.max_body_bytes)
-            await until_gone(receive, self._serve(request_id, raw, headers, scope, receive, send))
+            await until_gone(receive, self._serve(request_id, raw, headers, scope, receive, sending))
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
-            await respond_error(error, headers, send)
+            await respond_failure(error, headers, sending)
 
     async def _others(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every other path. A fault of ours has been answered and logged by type by the time it comes

@@ -10,6 +10,7 @@ import orjson
 import pydantic
 from pydantic import Field
 
+from veridical.middleware.nesting import too_deep
 from veridical.strategies.errors import InvalidRequest, UnsupportedParameter, suggestion
 from veridical.strategies.expression import Stage, parse_expression, read_strategy
 from veridical.strategies.types import Message
@@ -134,6 +135,8 @@ def read_object(raw: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not valid JSON: {wrong.msg} at character {wrong.pos}.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    if too_deep(body, raw):
+        raise InvalidRequest("The body is nested too deeply.")
     return body
 
 
@@ -208,6 +211,7 @@ _NUMBERS: Mapping[str, tuple[float, float]] = {
     "top_p": (0, 1),
     "max_tokens": (1, float("inf")),
     "max_completion_tokens": (1, float("inf")),
+    "seed": (-(2**63), 2**63 - 1),  # draws count on from it
 }
 
 

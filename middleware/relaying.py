@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,10 @@ _END_MARKS: Mapping[str, Callable[[], EndMark]] = {
 }
 #: A begun event of a relayed stream waits for its end up to this size.
 LONGEST_HELD_BYTES = 65_536
+#: A letter that JSON need not escape: a name may hide behind it.
+_QUOTED_LETTER = re.compile(rb"\\u00[4-7]")
+#: What no server may send in a header.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 #: Of one hop or of this server; never forwarded, in neither direction.
 _HOP = frozenset(
@@ -77,28 +82,36 @@ async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes
 
 def relayed_body(body: Mapping[str, Any], raw: bytes, model: str) -> bytes:
     """The body for the backend: the client's bytes, unless a name or a field of ours must change."""
-    if body["model"] == model and not any(field in body for field in OWN_FIELDS):
+    if body["model"] == model and not any(field in body for field in OWN_FIELDS) and not is_ambiguous(raw):
         return raw
     kept = {key: value for key, value in body.items() if key not in OWN_FIELDS}
     return serialised({**kept, "model": model})
+
+
+def is_ambiguous(raw: bytes) -> bool:
+    """Whether a body may name `model` twice: a backend that takes the other one would be asked for a
+    model that was not looked at here."""
+    return raw.count(b'"model"') != 1 or _QUOTED_LETTER.search(raw) is not None
 
 
 async def pass_on(sent: Sent, path: str, headers: Headers, send: Send) -> None:
     """Send a backend's answer on as it comes, with the name of the server where there are several.
 
     Raises:
-        BackendError: a refusal broke off; nothing has been sent.
+        BackendError: a refusal broke off, or its status is none of HTTP's; nothing has been sent.
     """
     response, http = sent.response, sent.http
+    if response.status > 599:
+        raise BackendFailed(f"The backend answered {response.status}, which is no status of HTTP.")
     if sent.server is not None:
         headers = with_server(headers, sent.server)
     refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
     ours = {name.decode() for name, _ in headers}  # our limits, not those that we have with the backend
     dropped = _HOP | ours | listed_hops(response.headers.get("Connection", ""))
     passed = [
-        (name.lower().encode("latin-1"), http.unkeyed(value.encode("latin-1")))
-        for name, value in response.headers.items()
-        if name.lower() not in dropped
+        (name.lower(), http.unkeyed(value))
+        for name, value in response.raw_headers
+        if name.decode("latin-1").lower() not in dropped and not _CONTROL.search(value)
     ]
     if refusal is not None:
         await respond(send, response.status, [*passed, *headers], refusal)

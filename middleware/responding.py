@@ -206,6 +206,28 @@ class EventStream:
         self.finishes[choice.index] = finish
 
 
+class Sending:
+    """A `send` that remembers whether an answer has begun: a failure behind that cannot be told."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        """Send."""
+        self.begun = True
+        await self._send(message)
+
+
+async def respond_failure(error: BaseException, headers: Headers, send: Sending) -> None:
+    """Answer a request that failed; an answer that had begun is left without its end, at which the
+    server breaks the connection."""
+    if send.begun:
+        error_object(error)  # which logs what is a fault of ours
+    else:
+        await respond_error(error, headers, send)
+
+
 async def respond_error(error: BaseException, headers: Headers, send: Send) -> None:
     """Send the answer to a request that failed before anything was sent."""
     status, own, body = error_response(error)

@@ -20,7 +20,8 @@ class EventReader:
 
     def __init__(self, max_event_bytes: int = 64_000_000) -> None:
         self._max = max_event_bytes
-        self._rest = b""
+        self._begun: list[bytes] = []  # a line without its end
+        self._begun_size = 0
         self._data: list[bytes] = []
         self._size = 0
 
@@ -30,17 +31,25 @@ class EventReader:
         Raises:
             BackendFailed: one event is larger than the limit.
         """
-        text = self._rest + chunk
+        self._begun.append(chunk)
+        self._begun_size += len(chunk)
+        if b"\n" not in chunk and b"\r" not in chunk and not self._begun[0].endswith(b"\r"):
+            return self._bounded([])  # one long line is joined once, not again with every chunk
+        text = b"".join(self._begun)
         held = b""
         if text.endswith(b"\r"):  # it may be the first half of a CRLF
             text, held = text[:-1], b"\r"
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = text.split(b"\n")
-        self._rest = rest + held
-        if len(self._rest) > self._max:
+        self._begun = [rest + held] if rest or held else []
+        self._begun_size = len(rest) + len(held)
+        return self._bounded([event for line in lines if (event := self._line(line)) is not None])
+
+    def _bounded(self, events: list[bytes]) -> list[bytes]:
+        if self._begun_size > self._max:
             raise BackendFailed(f"The backend sent an event of over {self._max} bytes.")
-        return [event for line in lines if (event := self._line(line)) is not None]
+        return events
 
     def _line(self, line: bytes) -> bytes | None:
         if not line:
@@ -58,7 +67,7 @@ class EventReader:
 
     def end(self) -> list[bytes]:
         """The last event, where the stream ended without the blank line that closes it."""
-        return self.feed(b"\n\n") if self._rest or self._data else []
+        return self.feed(b"\n\n") if self._begun or self._data else []
 
 
 def event(data: Any) -> bytes:

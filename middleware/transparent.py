@@ -30,11 +30,20 @@ from veridical.middleware.protocol import OWN_FIELDS, STRATEGY_HEADER, read_cont
 from veridical.middleware.relaying import (
     BACKEND_HEADER,
     forwarded,
+    is_ambiguous,
     pass_on,
     read_request_body,
     relayed_body,
 )
-from veridical.middleware.responding import Headers, Receive, Scope, Send, respond_error, until_gone
+from veridical.middleware.responding import (
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    Sending,
+    respond_failure,
+    until_gone,
+)
 from veridical.middleware.routing import Mounted
 from veridical.strategies.errors import InvalidRequest, NotFound, UnsupportedParameter, refused_with, shown
 
@@ -59,17 +68,18 @@ class Transparent:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         headers: Headers = [(b"x-veridical-id", current().id.encode())]
+        sending = Sending(send)
         if self._assembly.balances:
             caller.enter(client_of(scope))
         try:
             path = safe_path(scope.get("raw_path") or scope["path"].encode())
             self._check(scope["method"], path)
             raw = await read_request_body(scope, receive, self._assembly.settings.server.max_body_bytes)
-            await until_gone(receive, self._serve(path, raw, headers, scope, send))
+            await until_gone(receive, self._serve(path, raw, headers, scope, sending))
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
-            await respond_error(error, headers, send)
+            await respond_failure(error, headers, sending)
 
     def _check(self, method: str, path: str) -> None:
         allowed = self._assembly.settings.passthrough
@@ -217,7 +227,8 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 def _renamed(raw: bytes, fields: Mapping[str, Any], form: str, own: bool, model: str) -> bytes:
     """The body with the backend's name of the model, and without fields of ours; untouched if it can be."""
     if fields:
-        return relayed_body(fields, raw, model) if own or fields["model"] != model else raw
+        changed = own or fields["model"] != model or is_ambiguous(raw)
+        return relayed_body(fields, raw, model) if changed else raw
     return raw if form_model(raw, form) == model else with_form_model(raw, form, model)
 
 

@@ -89,9 +89,13 @@ class Usage:
         return wire
 
 
+#: No call has so many tokens: a count over it is malformed.
+_TOO_MANY = 10**12
+
+
 def _count(found: Any, key: str) -> int:
     value = found.get(key) if isinstance(found, Mapping) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _TOO_MANY else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import openai
 import uvicorn
 
 from veridical.middleware.config import Settings
-from veridical.server import create_app
+from veridical.server import create_app, listening
 from veridical.strategies.registry import BUILT_IN, strategy_from
 
 CHAT = "/v1/chat/completions"
@@ -134,7 +134,7 @@ def running_proxy(settings: Settings) -> Iterator[Proxy]:
     """The app for these settings behind uvicorn on a free loopback port."""
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
+    config = listening(app, settings.server, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -13,6 +13,7 @@ import orjson
 from yarl import URL
 
 from veridical.middleware.backends.relay import Outgoing, Sent
+from veridical.middleware.nesting import too_deep
 from veridical.middleware.sse import EventReader
 from veridical.strategies.backend import ChatRequest
 from veridical.strategies.errors import (
@@ -239,7 +240,7 @@ class OpenAIBackend:
 
     async def _stream(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Delta | Ending, None]:
         reader = EventReader(self.max_response_bytes)
-        finished = done = False
+        spoken = finished = done = False
         try:
             while not done:
                 chunk = await next_bytes(response)
@@ -248,11 +249,12 @@ class OpenAIBackend:
                         done = True
                         break
                     for item in self._items(data):
-                        finished |= isinstance(item, Delta) and item.finish_reason is not None
+                        if isinstance(item, Delta):
+                            spoken, finished = True, finished or item.finish_reason is not None
                         yield item
                 if not chunk:
                     break
-            if not (finished or done):
+            if not spoken or not (finished or done):
                 raise BackendFailed("The backend's stream ended before its answer was complete.")
             if done:
                 await _drained(response)
@@ -265,7 +267,7 @@ class OpenAIBackend:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
             raise BackendFailed("The backend sent an event that is not JSON.") from None
-        if not isinstance(chunk, dict):
+        if not isinstance(chunk, dict) or too_deep(chunk, data):
             raise BackendFailed("The backend sent an event that is no chunk.")
         if error := chunk.get("error"):
             found = self.redacted(error)
@@ -327,8 +329,8 @@ def _object(raw: bytes) -> dict[str, Any]:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise BackendFailed("The backend's answer is not JSON.") from None
-    if not isinstance(found, dict):
-        raise BackendFailed("The backend's answer is not a JSON object.")
+    if not isinstance(found, dict) or too_deep(found, raw):
+        raise BackendFailed("The backend's answer is not a JSON object, or nested too deeply.")
     return found
 
 

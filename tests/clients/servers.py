@@ -74,7 +74,7 @@ def made(schema: Mapping[str, Any], words: str, whole: Mapping[str, Any] | None 
         case "boolean":
             return True
         case "array":
-            return [made(schema.get("items") or {}, words, whole)]
+            return [made(schema.get("items") or {}, words, whole)] * max(1, schema.get("minItems", 1))
         case "string":
             quoted = re.findall(r"['\"]([^'\"]+)['\"]", words)
             return quoted[-1] if quoted else "Canberra"
