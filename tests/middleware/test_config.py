@@ -148,7 +148,7 @@ def test_every_scalar_setting_has_its_variable():
         for key in path:
             value = getattr(value, key)
         variable = "_".join(("VERIDICAL", *path)).upper()
-        loaded = load(**{variable: "X" if value is None else str(value)})
+        loaded = load(**{variable: "http://x.example" if value is None else str(value)})
         assert (loaded == defaults) is (value is not None)
 
 
