@@ -10,7 +10,7 @@ import pytest
 
 from veridical.middleware.config import Settings
 from veridical.server import check_roles, create_app
-from veridical.strategies import registry
+from veridical.strategies import plugins, registry
 from veridical.strategies.direct import Direct
 from veridical.strategies.errors import ConfigError
 from veridical.tests.answers import Exchange, Say
@@ -116,9 +116,11 @@ def test_a_plugins_roles_can_be_configured_and_a_broken_plugin_hides_none(monkey
         name = "taught"
         roles = frozenset({"teacher"})
 
-    broken = EntryPoint("broken", "no_such_module_at_all:X", registry.GROUP)
-    taught = SimpleNamespace(name="taught", load=lambda: Taught)
-    monkeypatch.setattr(registry, "plugins", lambda: {"broken": broken, "taught": taught})
+    known = registry.CATALOGUE
+    broken = EntryPoint("broken", "no_such_module_at_all:X", known.group)
+    taught = SimpleNamespace(name="taught", dist=None, value="taught", load=lambda: Taught)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [broken, taught])
+    monkeypatch.setattr(registry, "CATALOGUE", plugins.Catalogue(known.group, known.what, known.ours))
     registry.check_role_names(["verifier", "teacher"])
     with pytest.raises(ConfigError, match=r"'teachr'.*'teacher'"):
         registry.check_role_names(["teachr"])
