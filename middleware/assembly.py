@@ -17,6 +17,7 @@ from veridical.middleware.errors import log
 from veridical.middleware.mounting import Mounts
 from veridical.middleware.observing.assembling import Observers
 from veridical.middleware.observing.observation import joined_names
+from veridical.middleware.observing.standing import watch_backends, watch_cache
 from veridical.middleware.responses.database_store import response_store
 from veridical.middleware.responses.store import ResponseStore
 from veridical.middleware.retiring import Generation, Retired, ended, retire
@@ -92,13 +93,9 @@ class Assembly:
     def _observers(self) -> Observers:
         observers = Observers(self.settings, self.gate, self._known_pipes())
         if metrics := observers.metrics:
-            metrics.gauge(
-                "backend_ready",
-                "Whether a backend can take a request",
-                ("backend",),
-                lambda: {(mounted.name,): float(mounted.is_ready()) for mounted in self.router.mounted},
-                over_processes="livemin",
-            )
+            watch_backends(metrics, lambda: self.router)
+            if self.cache:
+                watch_cache(metrics, self.cache.counts)
         return observers
 
     def _known_pipes(self) -> list[str]:
