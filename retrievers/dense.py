@@ -34,6 +34,8 @@ FLAT_UP_TO = 100_000
 #: Above this a graph over whole vectors takes more memory than a machine of ours has.
 HNSW_UP_TO = 2_000_000
 _BATCH = 256
+#: Passages that are asked for beyond what is wanted, since several may be of one document.
+SPARE = 8
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 OnProgress = Callable[[str, int, int], None]
@@ -200,9 +202,19 @@ def _gpus(faiss: Any) -> int:
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """What a search found for one vector: at most `count` passages, by number, with their scores."""
+
+    vector: Vectors
+    count: int
+    ranking: Sequence[tuple[int, float]]
+
+
 @dataclass(frozen=True)
 class DenseIndex:
-    """An opened dense index. Safe to search from many threads; concurrent queries share one encoder call."""
+    """An opened dense index. Safe to search from many threads; queries that come at the same time are
+    encoded in one call and looked for in one search."""
 
     index: Any
     encoder: Encoder
@@ -210,10 +222,10 @@ class DenseIndex:
     identity: str
     exclusive: bool = False
     _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
-    _batcher: Batcher[str, Vectors] = field(init=False, repr=False, compare=False)
+    _batcher: Batcher[tuple[str, int], Nearest] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_batcher", Batcher(lambda texts: list(self.encoder.queries(texts))))
+        object.__setattr__(self, "_batcher", Batcher(self._together))
 
     @classmethod
     def open(
@@ -244,38 +256,52 @@ class DenseIndex:
         """The `k` passages nearest in meaning; `distinct` as for BM25. An empty query finds nothing."""
         if not query.strip():
             return []
-        return self.nearest(self._batcher.submit(query).result(), k, distinct=distinct)
+        return self._hits(self._batcher.submit((query, k + SPARE)).result(), k, distinct)
 
     async def asearch(self, query: str, k: int, *, distinct: Distinct = "document") -> list[Hit]:
         """As `search`, without holding the event loop."""
         if not query.strip():
             return []
-        vector = await self._batcher(query)
-        return await asyncio.to_thread(self.nearest, vector, k, distinct=distinct)
+        found = await self._batcher((query, k + SPARE))
+        return await asyncio.to_thread(self._hits, found, k, distinct)
 
     def nearest(self, vector: Vectors, k: int, *, distinct: Distinct = "document") -> list[Hit]:
         """The passages whose vectors have the largest inner product with this one."""
-        return distinct_hits(self._ranked(vector.reshape(1, -1), k + 8), self.passages, k, distinct)
+        [found] = self._search(vector.reshape(1, -1), k + SPARE)
+        return self._hits(found, k, distinct)
 
-    def _ranked(self, vector: Vectors, count: int) -> Iterable[tuple[int, float]]:
-        """Passages, nearest first: `count` of them, and more if asked on."""
+    def _together(self, asked: Sequence[tuple[str, int]]) -> list[Nearest]:
+        """Queries, each with how many passages it wants at least."""
+        vectors = self.encoder.queries([query for query, _ in asked])
+        return self._search(vectors, max(count for _, count in asked))
+
+    def _hits(self, found: Nearest, k: int, distinct: Distinct) -> list[Hit]:
+        return distinct_hits(self._ranked(found), self.passages, k, distinct)
+
+    def _ranked(self, found: Nearest) -> Iterable[tuple[int, float]]:
+        """Passages, nearest first: those that were found, and more if asked on."""
         given = 0
-        while given < len(self.passages):
-            count = min(count, len(self.passages))
-            scores, numbers = self._search(vector, count)
-            found = [(n, s) for n, s in zip(numbers.tolist(), scores.tolist(), strict=True) if n >= 0]
-            yield from found[given:]
-            if len(found) < count:  # an approximate index has no more to offer
+        while True:
+            yield from found.ranking[given:]
+            given = len(found.ranking)
+            if given < found.count or given == len(self.passages):  # there is no more
                 return
-            given, count = count, count * 8
+            [found] = self._search(found.vector.reshape(1, -1), found.count * 8)
 
-    def _search(self, vector: Vectors, count: int) -> tuple[Any, Any]:
+    def _search(self, vectors: Vectors, count: int) -> list[Nearest]:
+        count = min(count, len(self.passages))
         if self.exclusive:  # a GPU index takes one caller at a time
             with self._lock:
-                scores, numbers = self.index.search(vector, count)
+                scores, numbers = self.index.search(vectors, count)
         else:
-            scores, numbers = self.index.search(vector, count)
-        return scores[0], numbers[0]
+            scores, numbers = self.index.search(vectors, count)
+        rows = zip(vectors, numbers.tolist(), scores.tolist(), strict=True)
+        return [Nearest(vector, count, _filled_in(found, score)) for vector, found, score in rows]
+
+
+def _filled_in(numbers: Sequence[int], scores: Sequence[float]) -> list[tuple[int, float]]:
+    """A row of FAISS's answer; an approximate index that has no more to offer ends it with -1."""
+    return [(number, score) for number, score in zip(numbers, scores, strict=True) if number >= 0]
 
 
 def _same_model(encoder: Encoder, info: DenseInfo, folder: Path) -> None:
