@@ -38,7 +38,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in (
         *ROOT.glob("*.py"),
-        *(ROOT / n for n in ("pyproject.toml", "README.md", "LICENSE", "py.typed")),
+        *(ROOT / name for name in FILES),
     ):
         shutil.copy(file, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -53,9 +53,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(environment: Path, upstream: Upstream, tmp_path: Path) -> Iterator[Proxy]:
     """`veridical serve` from that environment, in a folder that holds nothing."""
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("VERIDICAL", "PYTHON"))
-    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     command = [environment / "bin/veridical", "serve", "--port", "0", "--base-url", upstream.url]
     with subprocess.Popen(command, cwd=tmp_path, env=clean, stderr=subprocess.PIPE, text=True) as server:
         try:

@@ -231,10 +231,10 @@ def test_it_starts_a_proxy_of_its_own_and_ends_it(upstream, data, out, tmp_path)
 
 def test_a_proxy_that_cannot_start_is_told_with_its_own_words(data, out, tmp_path):
     config = tmp_path / "my.toml"
-    config.write_text("[server]\nprot = 1\n")
+    config.write_text('default_strategy = "cov"\n')
     told = evaluate("run", "hotpotqa", "--data", data, "--out", out, "--config", config, exit_code=1).stderr
     assert "The proxy did not start" in told
-    assert "Did you mean 'port'" in told
+    assert "Did you mean 'cove'" in told
 
 
 def test_without_the_extra_the_command_says_what_is_missing(monkeypatch):
