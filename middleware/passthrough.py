@@ -29,9 +29,11 @@ from veridical.middleware.errors import ClientDisconnected
 from veridical.middleware.observing.observation import current, joined_names
 from veridical.middleware.pipeline import Run
 from veridical.middleware.protocol import (
+    NO_CONTROLS,
     STRATEGY_HEADER,
     BudgetRequest,
     ChatBody,
+    Controls,
     check_for_strategy,
     check_n,
     read_body,
@@ -223,12 +225,14 @@ def relayable(request: Request, route: Route, strategy: Strategy) -> bool:
         http = route.mounted.http
         if http is None or http.speaks_responses is False or is_ours(request.previous):
             return False
-    return (
-        str(strategy) == "direct"
-        and request.controls.budget == BudgetRequest()
-        and request.controls.trace in (None, "none")
-        and route.mounted.is_ready()
-    )
+    return strategy.name == "direct" and _asks_nothing(request.controls) and route.mounted.is_ready()
+
+
+def _asks_nothing(controls: Controls) -> bool:
+    """Whether a request wants neither limits of its own nor a trace."""
+    if controls is NO_CONTROLS:
+        return True
+    return controls.budget == BudgetRequest() and controls.trace in (None, "none")
 
 
 def outgoing_of(request: Request, raw: bytes, route: Route, client: Mapping[str, str]) -> Outgoing:

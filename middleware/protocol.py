@@ -64,6 +64,10 @@ class Controls(pydantic.BaseModel):
     )
 
 
+#: Those of a request that has nothing of ours.
+NO_CONTROLS = Controls()
+
+
 @dataclass(frozen=True, slots=True)
 class ChatBody:
     """A request body, its shape checked. `asked` is the strategy it or a header names, if any."""
@@ -175,8 +179,7 @@ def _check_shape(body: Mapping[str, Any]) -> None:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidRequest("A message must be an object with a 'role'.", param=f"messages[{index}]")
         content = message.get("content")
-        parts = content if isinstance(content, list) else []
-        if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
+        if not (content is None or isinstance(content, str) or _is_parts(content)):
             raise InvalidRequest(
                 "'content' must be a string or an array of objects.", param=f"messages[{index}].content"
             )
@@ -191,9 +194,13 @@ def _check_shape(body: Mapping[str, Any]) -> None:
 _FIELDS = {"budget": BudgetRequest.model_fields, "cache": CacheRequest.model_fields}
 
 
+def _is_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(part, dict) for part in content)
+
+
 def _controls(found: Any) -> Controls:
     if found is None:
-        return Controls()
+        return NO_CONTROLS
     try:
         return Controls.model_validate(found)
     except pydantic.ValidationError as wrong:

@@ -36,6 +36,7 @@ _HOP = frozenset(
     | {"trailer", "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding"}
     | {"content-encoding", "expect", "cookie", "set-cookie", "server", "date"}
 )
+_HOP_BYTES = frozenset(name.encode() for name in _HOP)
 
 
 def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
@@ -106,23 +107,25 @@ async def pass_on(sent: Sent, path: str, headers: Headers, send: Send) -> None:
     if sent.server is not None:
         headers = with_server(headers, sent.server)
     refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
-    ours = {name.decode() for name, _ in headers}  # our limits, not those that we have with the backend
-    dropped = _HOP | ours | listed_hops(response.headers.get("Connection", ""))
+    ours = {name for name, _ in headers}  # our limits, not those that we have with the backend
+    hops = [name.encode() for name in listed_hops(response.headers.get("Connection", ""))]
+    dropped = _HOP_BYTES.union(ours, hops)
     passed = [
-        (name.lower(), http.unkeyed(value))
-        for name, value in response.raw_headers
-        if name.decode("latin-1").lower() not in dropped and not _CONTROL.search(value)
+        (name, http.unkeyed(value))
+        for name, value in ((name.lower(), value) for name, value in response.raw_headers)
+        if name not in dropped and not _CONTROL.search(value)
     ]
     if refusal is not None:
         await respond(send, response.status, [*passed, *headers], refusal)
         return
-    if response.content_length is not None and "Content-Encoding" not in response.headers:
-        passed.append((b"content-length", str(response.content_length).encode()))
+    length = None if "Content-Encoding" in response.headers else response.content_length
+    if length is not None:
+        passed.append((b"content-length", b"%d" % length))
     await send({"type": "http.response.start", "status": response.status, "headers": [*passed, *headers]})
     if response.content_type == "text/event-stream":
         await _relay_events(sent, _END_MARKS.get(path, NoEnd)(), send)
     else:
-        await _relay_whole(sent, send)
+        await _relay_whole(sent, length, send)
 
 
 def with_server(headers: Headers, server: str) -> Headers:
@@ -139,12 +142,17 @@ async def _next_of(sent: Sent) -> bytes:
     return await next_bytes(sent.response)
 
 
-async def _relay_whole(sent: Sent, send: Send) -> None:
+async def _relay_whole(sent: Sent, length: int | None, send: Send) -> None:
     """The body as it comes. One that breaks is left without its end, at which the server breaks the
-    connection: it must not look complete."""
+    connection: it must not look complete. Where its length is known, its last bytes end it."""
+    left = length
     try:
         while chunk := await _next_of(sent):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if left is not None:
+                left -= len(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": left != 0})
+            if left == 0:
+                return
     except BackendError as error:
         current().failed(error)
         sent.fault = error
@@ -177,5 +185,7 @@ async def _relay_events(sent: Sent, mark: EndMark, send: Send) -> None:
 
 def whole_events(data: bytes) -> tuple[bytes, bytes]:
     """The events that end in `data`, and the begun one; a very long one is not held back."""
+    if data.endswith(b"\n\n"):
+        return data, b""
     end = max((data.rfind(mark) + len(mark) for mark in _EVENT_ENDS if mark in data), default=0)
     return (data[:end], data[end:]) if len(data) - end < LONGEST_HELD_BYTES else (data, b"")

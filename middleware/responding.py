@@ -60,22 +60,26 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     Raises:
         ClientDisconnected: it did.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(receive))
+    working = asyncio.current_task()
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        if working:
+            working.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnected
-        await task
+        await work
+    except asyncio.CancelledError:
+        if gone and working and not working.uncancel():  # by us, and by nobody else
+            raise ClientDisconnected from None
+        raise
     finally:
-        for each in (task, watch):
-            each.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, TypeGuard
 
 import aiohttp
@@ -69,6 +70,12 @@ class OpenAIBackend:
     def reader(self) -> OpenAIBackend:
         """By whose rules its answers are read: its own."""
         return self
+
+    @cached_property
+    def _timeout(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s
+        )
 
     def adapted(self, params: Params) -> Params:
         """A strategy's own parameters as this server takes them."""
@@ -136,18 +143,14 @@ class OpenAIBackend:
             BackendTimeout: no connection or no byte in time.
             BackendUnreachable: no connection.
         """
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self.connect_timeout_s, sock_read=self.read_timeout_s
-        )
         session = self.session(pooled=not (stream and self.closes_streams))
-        url = URL(f"{URL(self.base_url())}{path}", encoded=True)  # a client's quoting stays as it is
-        async with network_errors():
+        with network_errors:
             response = await session.request(
                 method,
-                url,
+                _url(self.base_url(), path),
                 data=body,
                 headers=self.headers(headers),
-                timeout=timeout,
+                timeout=self._timeout,
                 allow_redirects=False,
             )
         if response.headers.get("Server") == "llama.cpp":
@@ -173,11 +176,12 @@ class OpenAIBackend:
 
     def headers(self, client: Mapping[str, str]) -> dict[str, str]:
         """What the server gets to see of the client's headers, with its own key if we hold one."""
-        kept = not self.api_key and self.forwards_authorization
-        sent = {name: value for name, value in client.items() if kept or name not in CREDENTIALS}
-        sent = {"content-type": "application/json", **sent, "Accept-Encoding": "identity"}
+        sent = {"content-type": "application/json", **client, "accept-encoding": "identity"}
+        if self.api_key or not self.forwards_authorization:
+            for name in CREDENTIALS:
+                sent.pop(name, None)
         if self.api_key:
-            sent["Authorization"] = f"Bearer {self.api_key}"
+            sent["authorization"] = f"Bearer {self.api_key}"
         return sent
 
     async def models(self, headers: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -299,7 +303,7 @@ async def next_bytes(response: aiohttp.ClientResponse) -> bytes:
     Raises:
         BackendError: it broke off, or nothing came in time.
     """
-    async with network_errors():
+    with network_errors:
         return await response.content.readany()
 
 
@@ -384,14 +388,29 @@ def _is_message(found: Any) -> TypeGuard[Mapping[str, Any]]:
     )
 
 
-@asynccontextmanager
-async def network_errors() -> AsyncIterator[None]:
-    """Turn aiohttp's and the socket's errors into ours; addresses stay out of the message."""
-    try:
-        yield
-    except (aiohttp.ConnectionTimeoutError, aiohttp.SocketTimeoutError, TimeoutError) as error:
-        raise BackendTimeout("The backend did not answer in time.") from error
-    except aiohttp.ClientConnectorError as error:
-        raise BackendUnreachable("The backend cannot be reached.") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise BackendFailed(f"The connection to the backend broke ({type(error).__name__}).") from error
+class _NetworkErrors:
+    """Turns aiohttp's and the socket's errors into ours; addresses stay out of the message. A class, since
+    it stands around every read of every relayed body, where a generator would cost more than the read."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
+        match error:
+            case None:
+                return
+            case aiohttp.ConnectionTimeoutError() | aiohttp.SocketTimeoutError() | TimeoutError():
+                raise BackendTimeout("The backend did not answer in time.") from error
+            case aiohttp.ClientConnectorError():
+                raise BackendUnreachable("The backend cannot be reached.") from error
+            case aiohttp.ClientError() | OSError():
+                words = f"The connection to the backend broke ({type(error).__name__})."
+                raise BackendFailed(words) from error
+
+
+network_errors = _NetworkErrors()
+
+
+@lru_cache(maxsize=256)
+def _url(base: str, path: str) -> URL:
+    """A path of a server, as the client has quoted it."""
+    return URL(f"{URL(base)}{path}", encoded=True)
