@@ -68,8 +68,9 @@ link:
 format: install
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
+# SECTION=passthrough, footprint, workers, strategies or retrieval; all of them unless one is named.
 bench: install
-	$(BIN)/python benchmarks/strategies.py
+	$(BIN)/python benchmarks/run.py $(SECTION)
 
 clean:
 	rm -rf $(VENV) $(DENSE) $(CLIENTS) build dist *.egg-info

@@ -4,8 +4,8 @@
 
 A scripted upstream answers each call after exactly `delay`. Alone, a request's seconds are divided by its
 critical path, depth x delay; of many at once, by what a bare aiohttp loop needs that makes the same calls in
-the same order. Prints a Markdown table of medians, then start-up time and memory of the proxy without the
-local model.
+the same order. The first byte of a stream counts from when its first backend call is answered, or from one
+second, whichever is first. Figures are medians.
 """
 
 from __future__ import annotations
@@ -13,25 +13,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from measuring import HERE, PROGRAM, cpu_s, machine, memory_mb, running, save
 
 from veridical.retrievers import index
 
-HERE = Path(__file__).parent
 UPSTREAM, PROXY = 9101, 9102
 QUESTION = "What is an answer of some words?"
 STRATEGIES = (
@@ -46,37 +40,6 @@ STRATEGIES = (
     "self_refine(max_rounds=2)",
     "rag|cove",
 )
-
-
-@contextmanager
-def running(*command: str, url: str) -> Iterator[tuple[int, float]]:
-    """A process until the block ends: its id, and the seconds from its start to the first answer."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(url, timeout=1).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if process.poll() is not None or time.perf_counter() - began > 60:
-                    raise SystemExit(f"{command[0]} did not start") from None
-                time.sleep(0.005)
-        yield process.pid, time.perf_counter() - began
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def cpu_s(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def post(session: aiohttp.ClientSession, port: int, body: dict[str, Any]) -> bytes:
@@ -117,45 +80,56 @@ async def seconds(runs: Iterable[Coroutine[Any, Any, Any]]) -> float:
     return time.perf_counter() - began
 
 
-async def measure(pid: int, options: argparse.Namespace) -> None:
-    """The table. A crowd through the proxy and the same calls without it take turns."""
-    crowds = [int(size) for size in options.crowds.split(",")]
-    head = [
-        "strategy",
-        "calls",
-        "depth",
-        "alone",
-        "streamed",
-        *(f"{n} at once" for n in crowds),
-        "CPU ms a call",
-    ]
-    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+async def first_bytes(session: aiohttp.ClientSession, model: str) -> float:
+    """Seconds from a streamed request to its first byte, less the one call that its status waits for."""
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    began = time.perf_counter()
+    async with session.post(f"http://127.0.0.1:{PROXY}/v1/chat/completions", json=body) as response:
+        await response.content.readany()
+        first = time.perf_counter() - began
+        await response.read()
+    return first
+
+
+async def measure(pid: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The figures of every strategy. A crowd through the proxy and the same calls without it take turns."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        found = {}
         for strategy in options.strategies.split(";"):
-            model = f"m+{strategy}"
-            trail = await traced(session, model)
-            path = trail["depth"] * options.delay
-            alone = [await ask(session, model) / path for _ in range(options.rounds)]
-            streamed = [await ask(session, model, stream=True) / path for _ in range(options.rounds)]
-            ratios, cpu = [], 0.0
-            for size in crowds:
-                found = []
-                for _ in range(options.crowd_rounds):
-                    without = await seconds(bare(session, trail) for _ in range(size))
-                    before = cpu_s(pid)
-                    through = await seconds(ask(session, model) for _ in range(size))
-                    cpu = (cpu_s(pid) - before) / (size * trail["calls"])
-                    found.append(through / without)
-                ratios.append(statistics.median(found))
-            medians = [statistics.median(alone), statistics.median(streamed), *ratios]
-            cells = [
-                strategy,
-                trail["calls"],
-                trail["depth"],
-                *(f"{r:.3f}" for r in medians),
-                f"{1000 * cpu:.2f}",
-            ]
-            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+            found[strategy] = await measured(session, pid, strategy, options)
+            print(strategy, found[strategy], file=sys.stderr, flush=True)
+        return found
+
+
+async def measured(
+    session: aiohttp.ClientSession, pid: int, strategy: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One strategy's figures: ratios of wall time, and seconds."""
+    model = f"m+{strategy}"
+    trail = await traced(session, model)
+    path = trail["depth"] * options.delay
+    alone = [await ask(session, model) / path for _ in range(options.rounds)]
+    streamed = [await ask(session, model, stream=True) / path for _ in range(options.rounds)]
+    first = [await first_bytes(session, model) for _ in range(options.rounds)]
+    crowds, cpu = {}, []
+    for size in map(int, options.crowds.split(",")):
+        ratios = []
+        for _ in range(options.crowd_rounds):
+            without = await seconds(bare(session, trail) for _ in range(size))
+            before = cpu_s(pid)
+            through = await seconds(ask(session, model) for _ in range(size))
+            cpu.append((cpu_s(pid) - before) / (size * trail["calls"]))
+            ratios.append(through / without)
+        crowds[str(size)] = statistics.median(ratios)
+    return {
+        "calls": trail["calls"],
+        "depth": trail["depth"],
+        "alone": statistics.median(alone),
+        "streamed": statistics.median(streamed),
+        "first_byte_s": statistics.median(first) - min(options.delay, 1.0),
+        "crowds": crowds,
+        "cpu_ms": 1e3 * statistics.median(cpu),
+    }
 
 
 def pages(folder: Path) -> Path:
@@ -175,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--delay", type=float, default=0.2, help="of every call, in seconds")
     parser.add_argument("--rounds", type=int, default=5, help="requests alone")
-    parser.add_argument("--crowds", default="32", help="requests at once, several after commas")
+    parser.add_argument("--crowds", default="1,32,128", help="requests at once, several after commas")
     parser.add_argument("--crowd-rounds", type=int, default=3)
     parser.add_argument("--strategies", default=";".join(STRATEGIES), help="separated by semicolons")
     options = parser.parse_args()
@@ -184,27 +158,19 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
-    """Start the upstream and the proxy, print the tables."""
-    veridical = str(Path(sys.executable).parent / "veridical")
-    plain = (veridical, "serve", "--port", str(PROXY), "--base-url", f"http://127.0.0.1:{UPSTREAM}/v1")
+    """Start the upstream and the proxy, and keep the figures."""
+    at = machine()
+    backend, health = f"http://127.0.0.1:{UPSTREAM}/v1", f"http://127.0.0.1:{PROXY}/health"
     upstream = (sys.executable, str(HERE / "upstream.py"), "--port", str(UPSTREAM))
-    health = f"http://127.0.0.1:{PROXY}/health"
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores; {options.rounds} rounds alone,")
-    print(f"{options.crowd_rounds} of a crowd, upstream delay {options.delay * 1000:g} ms; medians.\n")
-    delayed = (*upstream, "--delay", str(options.delay))
-    with running(*delayed, url=f"http://127.0.0.1:{UPSTREAM}/v1/models"):
-        starts = []
-        for _ in range(options.rounds):
-            with running(*plain, url=health) as (pid, started):
-                starts.append((started, memory_mb(pid)))
-        with running(*plain, "--index", str(folder), url=health) as (pid, _):
-            asyncio.run(measure(pid, options))
-            after = memory_mb(pid)
-    started, memory = (statistics.median(column) for column in zip(*starts, strict=True))
-    print("\n| proxy without the local model | |\n| --- | --- |")
-    print(f"| process start to first 200 | {started:.2f} s |")
-    print(f"| memory after start | {memory:.0f} MB |")
-    print(f"| memory after the table above, with an index open | {after:.0f} MB |")
+    proxy = (PROGRAM, "serve", "--port", str(PROXY), "--base-url", backend, "--index", str(folder))
+    with (
+        running((*upstream, "--delay", str(options.delay)), f"{backend}/models"),
+        running(proxy, health) as process,
+    ):
+        found = asyncio.run(measure(process.pid, options))
+        memory = memory_mb(process.pid)
+    settings = {"delay_s": options.delay, "rounds": options.rounds, "crowd_rounds": options.crowd_rounds}
+    save("strategies", at, {"strategies": found, "memory_mb": memory, **settings})
 
 
 if __name__ == "__main__":
