@@ -66,7 +66,7 @@ class Usage:
     @classmethod
     def from_wire(cls, usage: Any) -> Self:
         """Read OpenAI's `usage` object; a malformed part counts as 0."""
-        found = usage if isinstance(usage, Mapping) else NOTHING
+        found = usage if isinstance(usage, dict) else NOTHING
         prompt, completion = found.get("prompt_tokens_details"), found.get("completion_tokens_details")
         return cls(
             _count(found, "prompt_tokens"),
@@ -94,7 +94,7 @@ _TOO_MANY = 10**12
 
 
 def _count(found: Any, key: str) -> int:
-    value = found.get(key) if isinstance(found, Mapping) else None
+    value = found.get(key) if isinstance(found, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _TOO_MANY else 0
 
 

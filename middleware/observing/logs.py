@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 
@@ -36,8 +36,8 @@ def write(seen: Observation) -> None:
 
 def told(seen: Observation) -> dict[str, Any]:
     """The fields of a request's line; what does not apply is left out."""
-    usage = seen.usage
-    first = seen.first_byte
+    made, first = seen.made, seen.first_byte
+    usages = [call.usage for call in made if call.usage]
     fields = {
         "id": seen.id,
         "client_id": seen.client_id,
@@ -51,14 +51,14 @@ def told(seen: Observation) -> dict[str, Any]:
         "model": seen.model,
         "strategy": seen.strategy,
         "backend": seen.backend,
-        "calls": len(seen.made) or None,
-        "prompt_tokens": usage.prompt_tokens or None,
-        "completion_tokens": usage.completion_tokens or None,
+        "calls": len(made),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "ms": round(seen.seconds * 1000, 1),
         "ttfb_ms": None if first is None else round(first * 1000, 1),
         "trace_id": seen.trace_id,
     }
-    return {name: value for name, value in fields.items() if value not in ("", None)}
+    return {name: value for name, value in fields.items() if value or isinstance(value, float)}
 
 
 class TextLines(logging.Formatter):
@@ -66,17 +66,28 @@ class TextLines(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__(TEXT)
+        self._second, self._shown = 0, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """The local time; that of a second is made once."""
+        if self._second != (second := int(record.created)):
+            self._second, self._shown = second, super().formatTime(record, "%Y-%m-%d %H:%M:%S")
+        return f"{self._shown},{record.msecs:03.0f}"
 
     def format(self, record: logging.LogRecord) -> str:
         """One record."""
-        line = super().format(record)
         fields = getattr(record, "fields", None)
-        return f"{line} {' '.join(f'{k}={_plain(v)}' for k, v in fields.items())}" if fields else line
+        if not fields:
+            return super().format(record)
+        words = " ".join([f"{name}={_plain(value)}" for name, value in fields.items()])
+        return f"{self.formatTime(record)} {record.levelname} {record.name}: {record.msg} {words}"
 
 
 def _plain(value: Any) -> str:
     """A value as it is, or in quotes where it could be taken for more than one."""
     text = str(value)
+    if isinstance(value, (int, float)):
+        return text
     return text if _SAFE.fullmatch(text) else orjson.dumps(text).decode()
 
 
@@ -97,8 +108,16 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """To standard error, which flushes itself at the end of each line."""
+
+    def flush(self) -> None:
+        """Nothing is left to flush."""
+
+
 def configure(settings: ObservabilitySettings, level: str) -> None:
     """Write the log of this process to standard error, as the settings want it."""
-    handler = logging.StreamHandler()
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
+    handler = _Lines()
     handler.setFormatter(JsonLines() if settings.log_format == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
