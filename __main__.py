@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
 import click
 
@@ -20,6 +20,9 @@ from veridical.middleware.access.commands import keys as keys_group
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import VeridicalError
 from veridical.strategies.registry import BUILT_IN, loaded_plugins, strategy_class
+
+if TYPE_CHECKING:
+    from veridical.middleware.config import Settings
 
 P = ParamSpec("P")
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -81,6 +84,8 @@ config_option = click.option(
 @click.option("--insecure", is_flag=True, help="Listen on another address than loopback without keys.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that serve.")
+@click.option("--as-worker", hidden=True)
 @_plainly
 def serve(
     config: Path | None,
@@ -92,13 +97,14 @@ def serve(
     insecure: bool,
     host: str | None,
     port: int | None,
+    workers: int | None,
+    as_worker: str | None,
 ) -> None:
     """Start the proxy; without a file or a --base-url it serves the embedded model `local`."""
     gc.disable()  # imports make many objects and little garbage; `serve` turns it on again
     from veridical.middleware.config import load_settings
-    from veridical.server import serve as run
 
-    server = {"host": host, "port": port, "insecure": insecure or None}
+    server = {"host": host, "port": port, "workers": workers, "insecure": insecure or None}
     overrides: dict[str, Any] = {"server": {k: v for k, v in server.items() if v is not None}}
     if keys:
         overrides["auth"] = {"keys": True}
@@ -112,8 +118,21 @@ def serve(
         retrievers["wikipedia"] = {"type": "wikipedia"}
     if retrievers:
         overrides["retrievers"] = retrievers
-    read = partial(load_settings, config, overrides=overrides)
-    run(read(), read)
+    _serve(partial(load_settings, config, overrides=overrides), as_worker)
+
+
+def _serve(read: Callable[[], Settings], as_worker: str | None) -> None:
+    settings = read()
+    if as_worker is None and settings.server.workers > 1:
+        from veridical.middleware.workers.serving import serve_workers, worker_command
+
+        if not serve_workers(settings, worker_command):
+            sys.exit(1)
+        return
+    from veridical.middleware.workers.worker import Worker
+    from veridical.server import serve as run
+
+    run(settings, read, Worker.inherited(as_worker) if as_worker else None)
 
 
 @main.command("check-config")

@@ -36,6 +36,8 @@ from veridical.middleware.reloading import Reread, reloading
 from veridical.middleware.responding import Receive, Scope, Send
 from veridical.middleware.responses.archive import Archive, is_ours, owner_of, page
 from veridical.middleware.transparent import Transparent
+from veridical.middleware.workers.parent import Parent
+from veridical.middleware.workers.worker import Worker
 from veridical.strategies.errors import ConfigError, NotFound, UnsupportedParameter, VeridicalError
 
 if TYPE_CHECKING:
@@ -69,13 +71,13 @@ class Elsewhere(Response):
         await self.others(scope, receive, send)
 
 
-def create_app(settings: Settings, reread: Reread | None = None) -> Any:
+def create_app(settings: Settings, reread: Reread | None = None, parent: Parent | None = None) -> Any:
     """The ASGI application for these settings; with `reread`, SIGHUP asks that for others.
 
     Raises:
         ConfigError: the settings name something that is not there.
     """
-    assembly = Assembly(settings)
+    assembly = Assembly(settings, parent=parent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -252,8 +254,9 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(settings: Settings, reread: Reread | None = None) -> None:
-    """Listen and serve until a signal stops it; SIGHUP reads the settings again.
+def serve(settings: Settings, reread: Reread | None = None, worker: Worker | None = None) -> None:
+    """Listen and serve until a signal stops it; SIGHUP reads the settings again. A `worker` listens where its
+    parent does.
 
     Raises:
         ConfigError: the settings name something that is not there, or would open the proxy to others
@@ -261,7 +264,7 @@ def serve(settings: Settings, reread: Reread | None = None) -> None:
     """
     check_exposure(settings)
     logs.configure(settings.observability, settings.server.log_level)
-    app = Draining(create_app(settings, reread))
+    app = Draining(create_app(settings, reread, worker.parent if worker else None))
     if settings.roles:
         asyncio.run(check_roles(settings))
     raise_file_limit()
@@ -276,7 +279,7 @@ def serve(settings: Settings, reread: Reread | None = None) -> None:
         log_config=None if settings.observability.log_format == "json" else LOGGING_CONFIG,
         timeout_graceful_shutdown=math.ceil(settings.server.shutdown_s),
     )
-    Server(app, config, settings.server.drain_s).run()
+    Server(app, config, settings.server.drain_s).run([worker.listener] if worker else None)
 
 
 def listening(app: Any, settings: ServerSettings, **options: Any) -> uvicorn.Config:

@@ -14,7 +14,7 @@ from veridical.middleware.cache.cache import Cache, identities_of, make_cache
 from veridical.middleware.config import Settings, secret
 from veridical.middleware.domains import domains
 from veridical.middleware.errors import log
-from veridical.middleware.mounting import Mounts
+from veridical.middleware.mounting import Mounts, by_ourselves
 from veridical.middleware.observing.assembling import Observers
 from veridical.middleware.observing.observation import joined_names
 from veridical.middleware.observing.standing import watch_backends, watch_cache
@@ -27,6 +27,7 @@ from veridical.middleware.sources import sources
 from veridical.middleware.state.choosing import database_for
 from veridical.middleware.state.database import Database
 from veridical.middleware.tools import configured_tools
+from veridical.middleware.workers.parent import Parent
 from veridical.strategies.base import Strategy, no_source
 from veridical.strategies.errors import BackendError, ConfigError, InvalidRequest, NotFound, shown
 from veridical.strategies.pipelines import Pipelines
@@ -45,14 +46,18 @@ class Assembly:
     """Everything that serves requests; built from settings, then opened and closed once.
 
     One that is to take the place of a `previous` one shares what does not change: connections, keys, what
-    is kept, and each backend, engine and source whose settings are the same.
+    is kept, and each backend, engine and source whose settings are the same. One of several workers has a
+    `parent`, who has the engines and the limits.
 
     Raises:
         ConfigError: a strategy, a role, a key variable or an engine that the settings name is not there.
     """
 
-    def __init__(self, settings: Settings, previous: Assembly | None = None) -> None:
+    def __init__(
+        self, settings: Settings, previous: Assembly | None = None, parent: Parent | None = None
+    ) -> None:
         self.settings = settings
+        self.parent: Parent | None = previous.parent if previous else parent
         self.generation = Generation()
         self.sessions: dict[bool, aiohttp.ClientSession] = previous.sessions if previous else {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -82,13 +87,14 @@ class Assembly:
             self.session,
             forwards_credentials=self.forwards_credentials,
             previous=previous.mounts if previous else None,
+            run=self.parent.engine if self.parent else by_ourselves,
         )
         self.router = Router(list(self.mounts.backends.values()), self.mounts.models)
         self.balances = any(mounted.pool for mounted in self.router.mounted)
         self.observers: Observers = previous.observers if previous else self._observers()
 
     def _gate(self) -> Gate | None:
-        return Gate(self.settings, self.database) if self.settings.auth.required else None
+        return Gate(self.settings, self.database, self.parent) if self.settings.auth.required else None
 
     def _observers(self) -> Observers:
         observers = Observers(self.settings, self.gate, self._known_pipes())
@@ -196,7 +202,7 @@ class Assembly:
             ConfigError: the database or Redis cannot be used; nothing of them stays open.
         """
         async with AsyncExitStack() as opened:
-            for part in (self.database, self.gate, self.responses):
+            for part in (self.parent, self.database, self.gate, self.responses):
                 if part is not None:
                     await part.open()
                     opened.push_async_callback(part.close)
@@ -205,6 +211,8 @@ class Assembly:
         for engine in self.mounts.engines.values():
             await engine.start()
         self._probe()
+        if self.parent:
+            self.parent.tell("serves")
 
     async def close(self) -> None:
         """Write what was used; stop the engines, close the sources and the connections."""

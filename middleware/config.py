@@ -61,6 +61,7 @@ class ServerSettings(Section):
         0.0, ge=0, description="Seconds between SIGTERM, when /ready turns 503, and the end of listening."
     )
     shutdown_s: float = Field(30.0, ge=0, description="Seconds that running requests get after that.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve; they share limits and engines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level to log.")
     insecure: bool = Field(False, description="Listen on another address than loopback without keys.")
 
@@ -213,7 +214,8 @@ class Settings(Section):
     def keeps_responses_in_database(self) -> bool:
         """Whether the Responses API's responses go into the state's database."""
         where = self.responses.store
-        return where == "database" or (where == "auto" and (self.auth.keys or self.state.chosen))
+        shared = self.auth.keys or self.state.chosen or self.server.workers > 1
+        return where == "database" or (where == "auto" and shared)
 
     @property
     def limits(self) -> Limits:

@@ -11,7 +11,7 @@ from veridical.middleware.backend_config import (
     LocalBackendSettings,
     VllmBackendSettings,
 )
-from veridical.middleware.backends.engines import EngineProcess, EngineSpec
+from veridical.middleware.backends.engines import Engine, EngineProcess, EngineSpec
 from veridical.middleware.backends.local import local_engine, vllm_engine
 from veridical.middleware.backends.openai_http import OpenAIBackend, Sessions
 from veridical.middleware.balancing.aliases import alias, several
@@ -20,6 +20,14 @@ from veridical.middleware.balancing.replica import Replica
 from veridical.middleware.balancing.settings import EngineSection
 from veridical.middleware.config import Settings, secret
 from veridical.middleware.routing import Mounted, balanced
+
+#: Gives the engine of the backend of that name.
+RunEngine = Callable[[str, EngineSpec], Engine]
+
+
+def by_ourselves(name: str, spec: EngineSpec) -> Engine:
+    """An engine that is this process's own."""
+    return EngineProcess(spec)
 
 
 class Mounts:
@@ -39,10 +47,11 @@ class Mounts:
         *,
         forwards_credentials: bool,
         previous: Mounts | None = None,
+        run: RunEngine = by_ourselves,
     ) -> None:
         self.settings, self.session, self.forwards_credentials = settings, session, forwards_credentials
-        self._previous = previous
-        self.engines: dict[str, EngineProcess] = {}
+        self._previous, self._run = previous, run
+        self.engines: dict[str, Engine] = {}
         self.standing_in = several(settings.models, settings.backends)
         self.backends = {name: self._kept(name) or self._mount(name) for name in settings.backends}
         self.models = [alias(name, model, self.backends) for name, model in settings.models.items()]
@@ -67,15 +76,13 @@ class Mounts:
             self.engines[name] = old.engines[name]
         return old.backends[name]
 
-    def _engine(
-        self, name: str, served: str, settings: LocalBackendSettings | VllmBackendSettings
-    ) -> EngineProcess:
+    def _engine(self, name: str, served: str, settings: LocalBackendSettings | VllmBackendSettings) -> Engine:
         """The engine of a backend: the one that runs, unless what it is started with has changed."""
         old = self._previous
         before = old.settings.backends.get(name) if old else None
         if old and isinstance(before, EngineSection) and _started_with(before) == _started_with(settings):
             return old.engines[name]
-        return EngineProcess(_engine_spec(served, settings))
+        return self._run(name, _engine_spec(served, settings))
 
     def _mount(self, name: str) -> Mounted:
         stands_in = name in self.standing_in

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from veridical.middleware.backends.engines import EngineProcess
+from veridical.middleware.backends.engines import Engine
 from veridical.middleware.retrieval import Source
 
 
@@ -33,12 +33,10 @@ class Generation:
 class Retired:
     """Engines and sources that only a generation of requests may still need."""
 
-    def __init__(
-        self, generation: Generation, engines: Iterable[EngineProcess], sources: Iterable[Source]
-    ) -> None:
+    def __init__(self, generation: Generation, engines: Iterable[Engine], sources: Iterable[Source]) -> None:
         self.generation, self.engines, self.sources = generation, list(engines), list(sources)
 
-    def keep(self, engines: Collection[EngineProcess], sources: Collection[Source]) -> None:
+    def keep(self, engines: Collection[Engine], sources: Collection[Source]) -> None:
         """These are needed by later requests, too."""
         self.engines = [each for each in self.engines if each not in engines]
         kept = {id(each) for each in sources}
@@ -52,7 +50,7 @@ class Retired:
             await retire(self.engines, self.sources)
 
 
-async def retire(engines: Iterable[EngineProcess], sources: Iterable[Source]) -> None:
+async def retire(engines: Iterable[Engine], sources: Iterable[Source]) -> None:
     """Stop these engines and close these sources."""
     for engine in engines:
         await engine.stop()

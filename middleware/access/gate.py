@@ -18,6 +18,7 @@ from veridical.middleware.config import Settings, StateSettings, secret
 from veridical.middleware.errors import NotAllowed, NothingKept
 from veridical.middleware.state.choosing import not_installed, url_in
 from veridical.middleware.state.database import Database
+from veridical.middleware.workers.parent import Parent, SharedLimiter
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import InvalidRequest
 
@@ -35,14 +36,14 @@ class Gate:
         ConfigError: an environment variable is not set, or an extra is not installed.
     """
 
-    def __init__(self, settings: Settings, database: Database | None) -> None:
+    def __init__(self, settings: Settings, database: Database | None, parent: Parent | None = None) -> None:
         fixed = [named(variable, secret(variable)) for variable in settings.auth.client_keys_env]
         self._opened = AsyncExitStack()
         self.accounts: Accounts | None = None
         store = None
         if settings.auth.keys and database is not None:
             store = KeyStore(database)
-            self.accounts = Accounts(database, _limiter(settings.state), settings.state.flush_s)
+            self.accounts = Accounts(database, _limiter(settings.state, parent), settings.state.flush_s)
         self.directory = Directory(fixed, store, settings.auth.refresh_s)
 
     async def open(self) -> None:
@@ -135,9 +136,9 @@ def _day(asked: Mapping[str, str], name: str, otherwise: str) -> str:
         raise InvalidRequest(f"'{name}' must be a day, such as {today()}.", param=name) from None
 
 
-def _limiter(settings: StateSettings) -> Limiter:
+def _limiter(settings: StateSettings, parent: Parent | None) -> Limiter:
     if settings.redis_url_env is None:
-        return MemoryLimiter()
+        return SharedLimiter(parent) if parent else MemoryLimiter()
     url = url_in(settings.redis_url_env, ("redis://", "rediss://", "unix://"))
     try:
         from veridical.middleware.access.redis_limiter import RedisLimiter

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 
@@ -61,6 +62,40 @@ class EngineSpec:
             return list(self.command(port))
         # No str.format: arguments may hold JSON, whose braces are not ours.
         return [word.replace("{port}", str(port)) for word in self.command]
+
+
+class Engine(Protocol):
+    """An engine as its users see it, whoever runs it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used now."""
+        ...
+
+    @property
+    def base_url(self) -> str:
+        """Where it speaks OpenAI."""
+        ...
+
+    async def start(self, behind: asyncio.Task[None] | None = None) -> None:
+        """Start it, `behind` something that must be over first."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until it can be used.
+
+        Raises:
+            BackendUnreachable, BackendTimeout: it cannot.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """End it."""
+        ...
+
+    def restart(self) -> None:
+        """End one that does not answer any more, at which it is started again."""
+        ...
 
 
 class EngineProcess:

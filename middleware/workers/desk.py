@@ -1,0 +1,86 @@
+"""The parent's side of what workers share: it answers for limits and engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from veridical.middleware.access.keys import ApiKey
+from veridical.middleware.access.limiting import MemoryLimiter, Standing
+from veridical.middleware.backends.engines import Engine
+from veridical.middleware.workers.line import Line
+from veridical.strategies.errors import BackendError, BackendUnreachable, shown
+
+#: Seconds between looks at the engines, of which workers hear when something has changed.
+LOOK_S = 0.1
+
+
+class Desk:
+    """Answers the workers. The limits are one process's own, so that nothing slips by."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self.engines = engines
+        self._limiter = MemoryLimiter()
+        self._lines: set[Line] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._told: dict[str, tuple[str, bool]] = {}
+
+    async def serve(self, line: Line, on_serving: Callable[[], None]) -> None:
+        """Answer one worker until it hangs up; `on_serving` is called when it is ready to serve."""
+        self._lines.add(line)
+        try:
+            async for number, what, *values in line.heard():
+                if what == "serves":
+                    on_serving()
+                await self._answer(line, number, what, values)
+        finally:
+            self._lines.discard(line)
+
+    async def look_on(self) -> None:
+        """Tell all workers how the engines are, whenever that has changed."""
+        while True:
+            now = self._standing()
+            if now != self._told:
+                self._told = now
+                for line in self._lines:
+                    line.say(0, now)
+            await asyncio.sleep(LOOK_S)
+
+    def _standing(self) -> dict[str, tuple[str, bool]]:
+        return {name: (engine.base_url, engine.is_ready) for name, engine in self.engines.items()}
+
+    async def _answer(self, line: Line, number: int, what: str, values: list[Any]) -> None:
+        match what, values:
+            case "engines", []:
+                line.say(0, self._standing())
+                line.say(number, True)
+            case "take", [*limits, tokens]:
+                line.say(number, asdict(await self._limiter.take(_key(*limits), tokens)))
+            case "settle", [*limits, held, spent]:
+                self._limiter.settle(_key(*limits), Standing(held=held), spent)
+            case "learn", [month, spent]:
+                await self._limiter.learn(month, spent)
+            case "restart", [name] if name in self.engines:
+                self.engines[name].restart()
+            case "engine", [name]:
+                waiting = asyncio.create_task(self._tell_when_ready(line, number, name))
+                self._waiting.add(waiting)
+                waiting.add_done_callback(self._waiting.discard)
+
+    async def _tell_when_ready(self, line: Line, number: int, name: str) -> None:
+        fault: tuple[str, str] | None = None
+        try:
+            if name not in self.engines:
+                raise BackendUnreachable(f"The engine {shown(name)} is new: it needs a restart.")
+            await self.engines[name].ready()
+        except BackendError as error:
+            fault = type(error).__name__, error.message
+        line.say(0, self._standing())
+        line.say(number, fault)
+
+
+def _key(id_: str, requests: int | None, tokens: int | None, month: int | None) -> ApiKey:
+    """As much of a key as its limits need."""
+    return ApiKey(id_, "", "", requests_per_minute=requests, tokens_per_minute=tokens, tokens_per_month=month)

@@ -1,0 +1,155 @@
+"""A worker's view of its parent: limits that all workers share, engines that run once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from veridical.middleware.access.keys import ApiKey
+from veridical.middleware.access.limiting import Standing
+from veridical.middleware.backends.engines import Engine, EngineSpec
+from veridical.middleware.errors import StateUnavailable, log
+from veridical.middleware.workers.line import Line
+from veridical.strategies.errors import BackendTimeout, BackendUnreachable
+
+_FAULTS = {error.__name__: error for error in (BackendTimeout, BackendUnreachable)}
+
+
+class Parent:
+    """The process that started this one. When it is gone, this one stops as on SIGTERM."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._line: Line | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self.engines: dict[str, tuple[str, bool]] = {}
+
+    def engine(self, name: str, spec: EngineSpec) -> Engine:
+        """The engine of a backend: the parent's."""
+        return ParentsEngine(self, name)
+
+    async def open(self) -> None:
+        """Be heard, and hear how the engines are."""
+        self._line = await Line.over(self._end)
+        self._listening = asyncio.create_task(self._listen(self._line))
+        await self.ask("engines")
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._listening:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+        if self._line:
+            self._line.close()
+
+    def tell(self, what: str, *values: Any) -> None:
+        """Say something that needs no answer."""
+        if self._line:
+            self._line.say(0, what, *values)
+
+    async def ask(self, what: str, *values: Any) -> Any:
+        """Ask, and wait for the answer.
+
+        Raises:
+            StateUnavailable: the parent is gone.
+        """
+        if self._line is None:
+            raise StateUnavailable("The server is stopping.")
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._line.say(number, what, *values)
+        try:
+            return await answer
+        finally:
+            del self._asked[number]
+
+    async def _listen(self, line: Line) -> None:
+        async for number, found in line.heard():
+            if not number:
+                self.engines = {name: (url, ready) for name, (url, ready) in found.items()}
+            elif (answer := self._asked.get(number)) and not answer.done():
+                answer.set_result(found)
+        self._line = None
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(StateUnavailable("The server is stopping."))
+        log.warning("the parent process is gone: this worker stops")
+        signal.raise_signal(signal.SIGTERM)
+
+
+class SharedLimiter:
+    """A `Limiter` that asks the parent, so that a limit holds for all workers together."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+
+    async def open(self) -> None:
+        """Nothing to do: the line is the worker's."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def take(self, key: ApiKey, tokens: int) -> Standing:
+        """Take one request and `tokens`, or say what is in the way."""
+        return Standing(**await self._parent.ask("take", *_limits(key), tokens))
+
+    def settle(self, key: ApiKey, standing: Standing, spent: int) -> None:
+        """Replace what a request holds by what it has spent."""
+        self._parent.tell("settle", *_limits(key), standing.held, spent)
+
+    async def learn(self, month: str, spent: Mapping[str, int]) -> None:
+        """Pass on what the database counts."""
+        self._parent.tell("learn", month, spent)
+
+
+def _limits(key: ApiKey) -> tuple[str, int | None, int | None, int | None]:
+    return key.id, key.requests_per_minute, key.tokens_per_minute, key.tokens_per_month
+
+
+class ParentsEngine:
+    """An engine that the parent runs."""
+
+    def __init__(self, parent: Parent, name: str) -> None:
+        self._parent, self._name = parent, name
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is running, as the parent told last."""
+        return self._told[1]
+
+    @property
+    def base_url(self) -> str:
+        """Where it speaks OpenAI."""
+        return self._told[0]
+
+    @property
+    def _told(self) -> tuple[str, bool]:
+        return self._parent.engines.get(self._name, ("http://127.0.0.1:0/v1", False))
+
+    async def ready(self) -> None:
+        """Wait until it can be used.
+
+        Raises:
+            BackendUnreachable, BackendTimeout: as the parent found.
+        """
+        if not self.is_ready and (fault := await self._parent.ask("engine", self._name)):
+            kind, words = fault
+            raise _FAULTS[kind](words)
+
+    async def start(self, behind: asyncio.Task[None] | None = None) -> None:
+        """Nothing to do: the parent has."""
+
+    async def stop(self) -> None:
+        """Nothing to do: the parent will."""
+
+    def restart(self) -> None:
+        """Ask the parent to end one that does not answer any more."""
+        self._parent.tell("restart", self._name)
