@@ -232,10 +232,10 @@ def strategies() -> str:
     return "\n\n".join([where(figures["machine"]), table(head, rows)])
 
 
-def retrieval() -> str:
-    """What `retrieval.py` has printed."""
-    file = RESULTS / "retrieval.md"
-    return file.read_text().strip() if file.exists() else NOT_YET
+def printed(section: str) -> Callable[[], str]:
+    """What a section has printed."""
+    file = RESULTS / f"{section}.md"
+    return lambda: file.read_text(encoding="utf-8").strip() if file.exists() else NOT_YET
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -244,7 +244,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "footprint": footprint,
     "workers": workers,
     "strategies": strategies,
-    "retrieval": retrieval,
+    "retrieval": printed("retrieval"),
+    "recall": printed("recall"),
 }
 
 if __name__ == "__main__":

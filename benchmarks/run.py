@@ -3,7 +3,8 @@
     python benchmarks/run.py [SECTION …]
 
 A section's figures stay in benchmarks/results/ until it is run again, so that each can have a quiet hour of
-its own. `retrieval` needs $VERIDICAL_DATA; what `passthrough` says of LiteLLM needs $LITELLM, its command.
+its own. `retrieval` and `recall` need $VERIDICAL_DATA and, for what is dense, $VERIDICAL_EMBEDDING_MODEL; what
+`passthrough` says of LiteLLM needs $LITELLM, its command.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ import sys
 import page
 from measuring import HERE, RESULTS
 
+SIZES = "10000,50000,500000,1000000"
 SECTIONS = {
     "passthrough": ["passthrough.py"],
     "footprint": ["footprint.py", "--install"],
     "workers": ["workers.py"],
     "strategies": ["strategies.py"],
-    "retrieval": ["retrieval.py", "--rows", "bm25,growth"],
+    "retrieval": ["retrieval.py", "--rows", "bm25,dense,growth,dense-growth", "--sizes", SIZES],
+    "recall": ["recall.py"],
 }
+#: These print their tables, and need data that the repository does not have.
+PRINTING = {"retrieval", "recall"}
 
 
 def main() -> None:
     """Run what is named, or everything that can be run here."""
     wanted = sys.argv[1:] or [
-        each for each in SECTIONS if each != "retrieval" or "VERIDICAL_DATA" in os.environ
+        each for each in SECTIONS if each not in PRINTING or "VERIDICAL_DATA" in os.environ
     ]
     for section in wanted:
         if section not in SECTIONS:
@@ -35,10 +40,10 @@ def main() -> None:
         script, *options = SECTIONS[section]
         print(f"--- {section}", file=sys.stderr, flush=True)
         command = [sys.executable, str(HERE / script), *options]
-        if section == "retrieval":  # it prints tables of its own
+        if section in PRINTING:
             told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / "retrieval.md").write_text(told)
+            (RESULTS / f"{section}.md").write_text(told)
         else:
             subprocess.run(command, check=True)
     page.write()
