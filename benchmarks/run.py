@@ -3,8 +3,8 @@
     python benchmarks/run.py [SECTION …]
 
 A section's figures stay in benchmarks/results/ until it is run again, so that each can have a quiet hour of
-its own. `retrieval` and `recall` need $VERIDICAL_DATA and, for what is dense, $VERIDICAL_EMBEDDING_MODEL; what
-`passthrough` says of LiteLLM needs $LITELLM, its command.
+its own. `retrieval` and `recall` need $VERIDICAL_DATA and, for what is dense, $VERIDICAL_EMBEDDING_MODEL;
+what `passthrough` says of LiteLLM needs $LITELLM, its command.
 """
 
 from __future__ import annotations

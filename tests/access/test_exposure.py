@@ -47,7 +47,7 @@ def test_other_addresses_than_loopback_need_keys(host):
 )
 def test_serve_refuses_before_it_listens(monkeypatch, arguments, starts):
     ran = []
-    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self: ran.append(self.config.host))
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: ran.append(self.config.host))
     result = CliRunner().invoke(main, ["serve", "--base-url", "http://127.0.0.1:9/v1", *arguments])
     assert (result.exit_code == 0, bool(ran)) == (starts, starts)
     if not starts:

@@ -76,7 +76,8 @@ def test_failures_are_warnings_and_probes_are_for_debugging(serve, upstream, log
     assert [record.fields.get("error") for record in records] == [None, "model_not_found", None]
 
 
-def test_lines_are_json_or_text_on_one_line_each(capsys):
+def test_lines_are_json_or_text_on_one_line_each(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # a server may have run before
     seen = Observation("GET", "/v1/a\nb", "/v1/*", status=200, complete=True)
     for form in ("json", "text"):
         stream, root = io.StringIO(), logging.getLogger()
