@@ -79,12 +79,15 @@ def build(dockerfile: Path, context: Path, scratch: Path) -> Image:
 
 def _base(scratch: Path) -> dict[str, str]:
     """The environment that the base image gives: a `python`, and how this machine reaches packages."""
-    (scratch / "base").mkdir()
     python = _python(scratch / "own-python")
-    (scratch / "base/python").symlink_to(python)
+    # Beside a copy, and not elsewhere: from there an interpreter looks for its library.
+    programs = python.parent if python.is_relative_to(scratch) else scratch / "base"
+    programs.mkdir(exist_ok=True)
+    if not (programs / "python").exists():
+        (programs / "python").symlink_to(python)
     kept = {name: value for name, value in os.environ.items() if re.match(r"(?i)pip_|ssl_|.*_proxy$", name)}
     libraries = {"LD_LIBRARY_PATH": str(python.parent.parent / "lib")}
-    return {**kept, **libraries, "PATH": f"{scratch}/base:/usr/bin:/bin", "HOME": str(scratch)}
+    return {**kept, **libraries, "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(scratch)}
 
 
 def _python(place: Path) -> Path:
