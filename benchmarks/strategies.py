@@ -34,6 +34,8 @@ STRATEGIES = (
     "rag",
     "cok",
     "cok(prefetch=false)",
+    "critic",
+    "critic(queries_ahead=0)",
     "lm_vs_lm(on_reject=revise)",
     "debate",
     "self_consistency(n=8)",
