@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import aiohttp
-
 from veridical.middleware.access.gate import check_strategy
 from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.access.metering import Meter
 from veridical.middleware.access.tally import Tally, asked_tokens, spent_by
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import client_of, key_of
+from veridical.middleware.backends.exchange import Exchange
 from veridical.middleware.backends.openai_http import OpenAIBackend
 from veridical.middleware.backends.relay import Outgoing, Upstream
 from veridical.middleware.balancing import caller
@@ -280,7 +279,7 @@ async def relay(
     return relayed
 
 
-async def _speaks_responses(response: aiohttp.ClientResponse, http: OpenAIBackend) -> bool:
+async def _speaks_responses(response: Exchange, http: OpenAIBackend) -> bool:
     """Whether a server has the Responses API, as far as this answer tells; it is remembered.
 
     Raises:

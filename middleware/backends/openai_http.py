@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol, TypeGuard
 
 import aiohttp
 import orjson
-from yarl import URL
 
+from veridical.middleware.backends.exchange import Exchange, Origin, exchange
 from veridical.middleware.backends.relay import Outgoing, Sent
 from veridical.middleware.nesting import too_deep
 from veridical.middleware.sse import EventReader
@@ -65,6 +65,7 @@ class OpenAIBackend:
     max_response_bytes: int = 64_000_000
     closes_streams: bool = False
     speaks_responses: bool | None = False
+    _origin: tuple[str, Origin] | None = field(default=None, repr=False)
 
     @property
     def reader(self) -> OpenAIBackend:
@@ -136,7 +137,7 @@ class OpenAIBackend:
 
     async def send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, stream: bool = False
-    ) -> aiohttp.ClientResponse:
+    ) -> Exchange:
         """Send a request and return its response, status known and body still to be read.
 
         Raises:
@@ -144,14 +145,12 @@ class OpenAIBackend:
             BackendUnreachable: no connection.
         """
         session = self.session(pooled=not (stream and self.closes_streams))
+        base_url = self.base_url()
+        if self._origin is None or self._origin[0] != base_url:
+            self._origin = (base_url, Origin.of(base_url, session))
         with network_errors:
-            response = await session.request(
-                method,
-                _url(self.base_url(), path),
-                data=body,
-                headers=self.headers(headers),
-                timeout=self._timeout,
-                allow_redirects=False,
+            response = await exchange(
+                session, self._origin[1], method, path, self.headers(headers), body, self._timeout
             )
         if response.headers.get("Server") == "llama.cpp":
             self.closes_streams = True
@@ -191,16 +190,18 @@ class OpenAIBackend:
             BackendError: it has no list, or does not answer.
         """
         response = await self.send("GET", "/models", None, headers)
-        async with response:
+        try:
             if response.status >= 400:
                 raise await self.refusal(response)
             found = await self.read(response)
+        finally:
+            response.close()
         listed = found.get("data")
         if not isinstance(listed, list):
             raise BackendFailed("The backend's /models is no model list.")
         return [model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)]
 
-    async def read(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+    async def read(self, response: Exchange) -> dict[str, Any]:
         """A JSON object from a bounded body.
 
         Raises:
@@ -208,7 +209,7 @@ class OpenAIBackend:
         """
         return _object(await self.read_bytes(response))
 
-    async def read_bytes(self, response: aiohttp.ClientResponse) -> bytes:
+    async def read_bytes(self, response: Exchange) -> bytes:
         """A bounded body.
 
         Raises:
@@ -224,7 +225,7 @@ class OpenAIBackend:
             parts.append(part)
         return b"".join(parts)
 
-    async def refusal(self, response: aiohttp.ClientResponse) -> BackendError:
+    async def refusal(self, response: Exchange) -> BackendError:
         """The error that an answer of 400 or above stands for; our key is taken out of its text."""
         try:
             found = (await self.read(response)).get("error")
@@ -242,7 +243,7 @@ class OpenAIBackend:
         """`raw` without our key."""
         return raw.replace(self.api_key.encode(), b"[key]") if self.api_key else raw
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Delta | Ending, None]:
+    async def _stream(self, response: Exchange) -> AsyncGenerator[Delta | Ending, None]:
         reader = EventReader(self.max_response_bytes)
         spoken = finished = done = False
         try:
@@ -288,16 +289,14 @@ class OpenAIBackend:
         return items
 
 
-def refusal_of(
-    response: aiohttp.ClientResponse, message: str = "", body: Mapping[str, Any] | None = None
-) -> BackendError:
+def refusal_of(response: Exchange, message: str = "", body: Mapping[str, Any] | None = None) -> BackendError:
     """The error that a status of 400 or above stands for, with what is known of its body."""
     status, retry_after = response.status, response.headers.get("Retry-After")
     words = message or f"The backend answered {status}."
     return refused_with(status)(words, status=status, body=body, retry_after=retry_after)
 
 
-async def next_bytes(response: aiohttp.ClientResponse) -> bytes:
+async def next_bytes(response: Exchange) -> bytes:
     """The next bytes of a body; empty at its end.
 
     Raises:
@@ -307,7 +306,7 @@ async def next_bytes(response: aiohttp.ClientResponse) -> bytes:
         return await response.content.readany()
 
 
-async def _drained(response: aiohttp.ClientResponse) -> None:
+async def _drained(response: Exchange) -> None:
     """Wait a moment for the body to end behind [DONE], so that its connection can be used again."""
     with suppress(TimeoutError, BackendError):
         async with asyncio.timeout(0.1):
@@ -408,9 +407,3 @@ class _NetworkErrors:
 
 
 network_errors = _NetworkErrors()
-
-
-@lru_cache(maxsize=256)
-def _url(base: str, path: str) -> URL:
-    """A path of a server, as the client has quoted it."""
-    return URL(f"{URL(base)}{path}", encoded=True)

@@ -7,11 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import aiohttp
-
 from veridical.strategies.errors import BackendError
 
 if TYPE_CHECKING:
+    from veridical.middleware.backends.exchange import Exchange
     from veridical.middleware.backends.openai_http import OpenAIBackend
 
 
@@ -39,7 +38,7 @@ class Sent:
     as whoever reads it has found.
     """
 
-    response: aiohttp.ClientResponse
+    response: Exchange
     http: OpenAIBackend
     server: str | None = None
     head: bytes = b""

@@ -1,0 +1,181 @@
+"""One request and its response on a connection of aiohttp's pool, without the rest of aiohttp's client.
+
+`ClientSession.request` prepares for redirects, cookies, proxies, traces, forms and compressed bodies; for a
+body that is bytes, to a server that is known, that costs more than all the rest of passing it on (see
+docs/profiles.md). What makes a client sound stays aiohttp's: connecting, TLS, the pool, parsing, time-outs
+of reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+from yarl import URL
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from multidict import CIMultiDictProxy
+
+#: Of these, one that has no body does not say so (RFC 9110, 8.6).
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+#: Asked again where a pooled connection turns out to be dead (RFC 9110, 9.2.2).
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+#: A body up to this size is sent in one piece with its head.
+_JOINED_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A server: how to connect to it, what to call it, and the path that its API begins with."""
+
+    connecting: aiohttp.ClientRequest
+    lines: tuple[bytes, ...]
+    root: bytes
+
+    @classmethod
+    def of(cls, base_url: str, session: aiohttp.ClientSession) -> Origin:
+        """The server of an API root; a name and a password in it become its `Authorization`."""
+        url = URL(base_url)
+        lines = [b"Host: %b\r\n" % (url.host_port_subcomponent or "").encode()]
+        if url.user is not None:
+            told = aiohttp.BasicAuth(url.user, url.password or "").encode()
+            lines.append(b"Authorization: %b\r\n" % told.encode())
+        connecting = aiohttp.ClientRequest(
+            "GET", url.with_user(None), loop=asyncio.get_running_loop(), session=session
+        )
+        return cls(connecting, tuple(lines), url.raw_path.encode().rstrip(b"/"))
+
+
+class Exchange:
+    """A response whose head is known; its body is read from `content`.
+
+    The connection goes back to the pool once the body has ended. Until then `close` must be called, which
+    ends it.
+    """
+
+    __slots__ = ("_connection", "content", "headers", "raw_headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: CIMultiDictProxy[str],
+        raw_headers: tuple[tuple[bytes, bytes], ...],
+        content: aiohttp.StreamReader,
+        connection: Connection,
+    ) -> None:
+        self.status, self.headers, self.raw_headers = status, headers, raw_headers
+        self.content = content
+        self._connection: Connection | None = connection
+        content.on_eof(self._ended)
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters; empty where none is told."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    @property
+    def content_length(self) -> int | None:
+        """The body's length in bytes, where it is told."""
+        told = self.headers.get("Content-Length")
+        return None if told is None else int(told)
+
+    def close(self) -> None:
+        """Give up what has not come yet, and with it the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self.content.exception() is None:  # whoever reads it would wait for ever
+                self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
+            connection.close()
+
+    def _ended(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        transport = connection.transport
+        if transport is not None and transport.get_write_buffer_size():
+            connection.close()  # answered before the request was read: the rest would be taken for the next
+        else:
+            connection.release()
+
+
+async def exchange(
+    session: aiohttp.ClientSession,
+    origin: Origin,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    limits: aiohttp.ClientTimeout,
+) -> Exchange:
+    """Send a request and wait for the head of its response; redirects are not followed.
+
+    `path` is what follows the origin's root, quoted, with its query. `limits` has the seconds for
+    connecting (`sock_connect`) and between two pieces of the response (`sock_read`).
+
+    Raises:
+        aiohttp.ClientError, OSError, TimeoutError: there is no connection, or it broke.
+        ValueError: a header or the path would end its line.
+    """
+    connector = session.connector
+    if connector is None:
+        raise RuntimeError("The session is closed.")
+    head = _head(origin, method, path, headers, body)
+    again = method in _REPEATABLE
+    while True:
+        connection = await connector.connect(origin.connecting, [], limits)
+        try:
+            return await _answered(connection, method, head, body, limits.sock_read)
+        except BaseException as error:
+            connection.close()
+            if not again or not isinstance(error, (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
+                raise
+            again = False
+
+
+async def _answered(
+    connection: Connection, method: str, head: bytes, body: bytes | None, read_s: float | None
+) -> Exchange:
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None:
+        raise aiohttp.ServerDisconnectedError
+    protocol.set_response_params(skip_payload=method == "HEAD", read_until_eof=True, read_timeout=read_s)
+    if body and len(body) > _JOINED_BYTES:
+        transport.write(head)
+        transport.write(body)
+    else:
+        transport.write(head + body if body else head)
+    protocol.start_timeout()
+    try:
+        message, content = await protocol.read()
+        while 100 <= message.code < 200 and message.code != 101:
+            message, content = await protocol.read()
+    except HttpProcessingError as error:
+        raise aiohttp.ClientPayloadError("The response is not HTTP.") from error
+    return Exchange(message.code, message.headers, message.raw_headers, content, connection)
+
+
+def _head(origin: Origin, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    lines = [
+        b"%b %b%b HTTP/1.1\r\n" % (method.encode("ascii"), origin.root, path.encode("ascii")),
+        *origin.lines,
+        *[b"%b: %b\r\n" % (name.encode("ascii"), _value(value)) for name, value in headers.items()],
+    ]
+    if body or method not in _BODILESS:
+        lines.append(b"Content-Length: %d\r\n" % len(body or b""))
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head or " " in path:
+        raise ValueError("A header or the path holds a character that ends its line.")
+    return head + b"\r\n"
+
+
+def _value(value: str) -> bytes:
+    """The bytes that a header came as; of a text that was never bytes, UTF-8."""
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode()
