@@ -19,7 +19,11 @@ class ClientKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
         if scope["type"] == "http" and scope["path"].startswith("/v1"):
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+            given = b""
+            for name, value in scope["headers"]:
+                if name == b"authorization":
+                    given = value
+                    break
             try:
                 key = await self.directory.find(given)
             except VeridicalError as error:

@@ -7,6 +7,7 @@ likes. What is refused here never reaches the app; it is answered in OpenAI's sh
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from veridical.middleware.errors import error_type
+from veridical.middleware.responding import WHEN_GONE
 
 #: A body may take longer than `receive_timeout_s` if it keeps coming, by a second for so many bytes.
 SLOWEST_BYTES_PER_S = 10_000
@@ -27,6 +29,44 @@ class ConnectionLimits:
     head_bytes: int = 64_000
     receive_timeout_s: float = 30.0
     send_timeout_s: float = 60.0
+
+
+class Joined:
+    """A transport on which the head of an answer and what follows at once are one write: one system call,
+    and one packet for the client to wake up for. A head that nothing follows goes out alone."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head: bytes | None = None
+        self._begins = False
+
+    def begin(self) -> None:
+        """What is written next is a head."""
+        self._begins = True
+
+    def write(self, data: bytes) -> None:
+        """Write, a head with what comes before the loop's next turn."""
+        if self._begins:
+            self._begins, self._head = False, data
+            self._loop.call_soon(self._flush)
+            return
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close behind what is written."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
 
 
 class Connection(HttpToolsProtocol):
@@ -46,11 +86,14 @@ class Connection(HttpToolsProtocol):
         self._since, self._received = 0.0, 0
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
+        self._joined: Joined | None = None
+        self._when_gone: Callable[[], None] | None = None
         self._refusal = (400, "invalid_http", "The request is not valid HTTP.")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
         super().connection_made(transport)
+        self._joined = Joined(transport, self.loop)
         if len(self.connections) > self.limits.connections:
             self._refuse(503, "too_many_connections", "The proxy has too many connections.")
         else:
@@ -61,6 +104,12 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._whole()
         self._forget_sending()
+        if self._when_gone is not None:
+            self._when_gone()
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """Call this when the client is gone, in place of what was said before."""
+        self._when_gone = call
 
     # Receiving.
 
@@ -95,7 +144,11 @@ class Connection(HttpToolsProtocol):
         if size > self.limits.head_bytes:
             self._refusal = self._head_too_large()
             raise ValueError
+        self.scope["extensions"] = {WHEN_GONE: {"tell": self.when_gone}}
         super().on_headers_complete()
+        if self._joined is not None and self.cycle is not None:
+            self._joined.begin()
+            self.cycle.transport = self._joined  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         """The request is whole."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -122,7 +122,7 @@ class Passthrough:
         sending = Sending(send)
         try:
             raw = await read_request_body(scope, receive, self.assembly.settings.server.max_body_bytes)
-            await until_gone(receive, self._serve(request_id, raw, headers, scope, receive, sending))
+            await until_gone(scope, receive, self._serve(request_id, raw, headers, scope, receive, sending))
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
@@ -258,8 +258,8 @@ async def relay(
     Raises:
         BackendError: no answer began; nothing has been sent.
     """
-    tally, told = Tally(send), dict(outgoing.headers)
-    path, outgoing = outgoing.path, replace(outgoing, headers=told)
+    tally, told, path = Tally(send), dict(outgoing.headers), outgoing.path
+    outgoing.headers = told  # which get the trace's
     relayed = True
     with current().relayed("chat", route.model, route.mounted.name, told) as call:
         try:

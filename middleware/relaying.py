@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from veridical.middleware.backends.openai_http import CREDENTIALS, next_bytes, serialised
@@ -52,6 +53,7 @@ def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=64)
 def listed_hops(connection: str) -> frozenset[str]:
     """The headers that a Connection header names as of one hop (RFC 9110, 7.6.1)."""
     return frozenset(name.strip().lower() for name in connection.split(",")) if connection else frozenset()
@@ -64,9 +66,9 @@ async def read_request_body(scope: Scope, receive: Receive, limit: int) -> bytes
         BodyTooLarge: it is, or claims to be, over `limit` bytes.
         ClientDisconnected: the client left while sending.
     """
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise BodyTooLarge(f"The request body is over {limit} bytes.")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise BodyTooLarge(f"The request body is over {limit} bytes.")
     parts: list[bytes] = []
     size = 0
     while True:
@@ -107,14 +109,14 @@ async def pass_on(sent: Sent, path: str, headers: Headers, send: Send) -> None:
     if sent.server is not None:
         headers = with_server(headers, sent.server)
     refusal = http.unkeyed(await http.read_bytes(response)) if response.status >= 400 else None
-    ours = {name for name, _ in headers}  # our limits, not those that we have with the backend
-    hops = [name.encode() for name in listed_hops(response.headers.get("Connection", ""))]
-    dropped = _HOP_BYTES.union(ours, hops)
-    passed = [
-        (name, http.unkeyed(value))
-        for name, value in ((name.lower(), value) for name, value in response.raw_headers)
-        if name not in dropped and not _CONTROL.search(value)
-    ]
+    dropped = {name for name, _ in headers}  # our limits, not those that we have with the backend
+    if hops := listed_hops(response.headers.get("Connection", "")):
+        dropped.update(name.encode() for name in hops)
+    passed: Headers = []
+    for name, value in response.raw_headers:
+        name = name.lower()
+        if name not in _HOP_BYTES and name not in dropped and not _CONTROL.search(value):
+            passed.append((name, http.unkeyed(value)))
     if refusal is not None:
         await respond(send, response.status, [*passed, *headers], refusal)
         return

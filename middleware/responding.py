@@ -21,6 +21,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+#: An extension of our server: has a function called when the client has gone. Unlike ASGI's `receive`, it
+#: takes no task that waits for it.
+WHEN_GONE = "veridical.when_gone"
 #: A stream's status is sent once a backend has accepted a call, but not later than this.
 STATUS_WAIT_S = 1.0
 EVENT_STREAM: Headers = [
@@ -54,7 +57,7 @@ class Wire(Protocol):
         ...
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+async def until_gone(scope: Scope, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Run `work`; a client that disconnects cancels it at once.
 
     Raises:
@@ -63,15 +66,22 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     working = asyncio.current_task()
     gone = False
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         if working:
             working.cancel()
 
-    watching = asyncio.ensure_future(watch())
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    extension = scope.get("extensions", {}).get(WHEN_GONE)
+    tell = extension["tell"] if extension else None
+    watching = None if tell else asyncio.ensure_future(watch())
+    if tell:
+        tell(leave)
     try:
         await work
     except asyncio.CancelledError:
@@ -79,7 +89,10 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
             raise ClientDisconnected from None
         raise
     finally:
-        watching.cancel()
+        if tell:
+            tell(None)
+        if watching:
+            watching.cancel()
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ REREAD_S = 10.0
 MAX_LISTS = 256
 #: Seconds that a backend gets to list its models.
 READ_TIMEOUT_S = 10.0
+
+_SHOWN = sorted(CREDENTIALS)
 
 T = TypeVar("T")
 #: Whether a client may see a backend's model: (backend, model). What it may not see is not there for it.
@@ -66,8 +68,7 @@ class Mounted:
         """
         if self.names is not None or self.http is None:
             return {name: _model(name, self.name) for name in self.names or ()}
-        shown = sorted(CREDENTIALS) if self.http.forwards_authorization else ()
-        key = "\n".join(headers.get(name, "") for name in shown)
+        key = self._asked_as(self.http, headers)
         if (listed := self._held(key, newer_than)) is not None:
             return listed
         async with self._reading:
@@ -81,6 +82,18 @@ class Mounted:
             self._failures.pop(key, None)
             _keep(self._lists, key, (time.monotonic(), listed))
         return listed
+
+    def listed(self, headers: Mapping[str, str]) -> Container[str] | None:
+        """The names that it serves, as far as they are known without asking."""
+        if self.names is not None or self.http is None:
+            return self.names or ()
+        held = self._lists.get(self._asked_as(self.http, headers))
+        return held[1] if held else None
+
+    @staticmethod
+    def _asked_as(http: Upstream, headers: Mapping[str, str]) -> str:
+        """By whom it is asked, as it sees it."""
+        return "\n".join([headers.get(name, "") for name in _SHOWN]) if http.forwards_authorization else ""
 
     def _held(self, key: str, newer_than: float) -> dict[str, dict[str, Any]] | None:
         at, listed = self._lists.get(key, (-1.0, {}))
@@ -178,6 +191,8 @@ class Router:
         """
         if (alias := self.aliases.get(name)) and visible(name, name):
             return Route(alias, name, name)
+        if route := self._known(name, headers, visible):
+            return route
         routes, failed = await self._routes(name, headers, visible, newer_than=0.0)
         if routes is None:
             newer_than = time.monotonic() - REREAD_S
@@ -194,6 +209,17 @@ class Router:
         ]
         _, plus, suffix = name.partition("+")
         raise NotFound("model", name, [model + plus + suffix for model in known], param="model")
+
+    def _known(self, name: str, headers: Mapping[str, str], visible: Visible) -> Route | None:
+        """The route of a model's whole name, where the lists that are held tell it: that of most requests."""
+        for mounted in self.mounted:
+            listed = mounted.listed(headers)
+            if listed is None:
+                return None
+            for known in (name, name.removeprefix(f"{mounted.name}/")):
+                if known in listed and visible(mounted.name, known):
+                    return Route(mounted, mounted.upstream(known), known)
+        return None
 
     async def _routes(
         self, name: str, headers: Mapping[str, str], visible: Visible, *, newer_than: float

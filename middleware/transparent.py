@@ -75,7 +75,7 @@ class Transparent:
             path = safe_path(scope.get("raw_path") or scope["path"].encode())
             self._check(scope["method"], path)
             raw = await read_request_body(scope, receive, self._assembly.settings.server.max_body_bytes)
-            await until_gone(receive, self._serve(path, raw, headers, scope, sending))
+            await until_gone(scope, receive, self._serve(path, raw, headers, scope, sending))
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from veridical.middleware.access.keys import ApiKey
@@ -107,14 +107,13 @@ class MemoryLimiter:
     async def take(self, key: ApiKey, tokens: int) -> Standing:
         """Take one request and `tokens`, or say what is in the way."""
         state = self._state(key)
-        left = _left(key, state)
-        if left.month_left is not None and left.month_left <= 0:
-            return replace(left, refused=MONTH)
+        if key.tokens_per_month is not None and state.spent >= key.tokens_per_month:
+            return _standing(key, state, refused=MONTH)
         for name, bucket, wanted in ((REQUESTS, state.requests, 1), (TOKENS, state.tokens, tokens)):
             if bucket and (wait := bucket.wait(wanted)) > 0:
-                return replace(left, refused=name, wait_s=wait)
+                return _standing(key, state, refused=name, wait_s=wait)
         self._spend(state, 1, tokens)
-        return replace(_left(key, state), held=tokens)
+        return _standing(key, state, held=tokens)
 
     def settle(self, key: ApiKey, standing: Standing, spent: int) -> None:
         """Replace what a request holds by what it has spent."""
@@ -154,8 +153,13 @@ def _full(limit: int | None, now: float) -> Bucket | None:
     return None if limit is None else Bucket(limit, limit, now)
 
 
-def _left(key: ApiKey, state: _State) -> Standing:
+def _standing(
+    key: ApiKey, state: _State, refused: str | None = None, wait_s: float | None = None, held: int = 0
+) -> Standing:
     return Standing(
+        refused,
+        wait_s,
+        held,
         requests_left=state.requests.level if state.requests else None,
         tokens_left=state.tokens.level if state.tokens else None,
         month_left=None if key.tokens_per_month is None else key.tokens_per_month - state.spent,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
+from functools import lru_cache
 from uuid import uuid4
 
 from veridical.middleware.errors import StateUnavailable, log
 from veridical.middleware.state.database import Database
+
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,16 @@ class Line:
 
 def today() -> str:
     """The day under which usage is counted now."""
-    return datetime.now(UTC).date().isoformat()
+    return _day(int(time.time()) // 86_400)
 
 
+@lru_cache(maxsize=4)
+def _day(number: int) -> str:
+    """Day `number` since 1970, which most requests share with the one before."""
+    return date.fromordinal(_EPOCH + number).isoformat()
+
+
+@lru_cache(maxsize=4)
 def first_of_month(day: str) -> str:
     """The first day of a day's month."""
     return date.fromisoformat(day).replace(day=1).isoformat()
@@ -144,7 +155,8 @@ class Ledger:
 
     def add(self, line: Line, spent: Spending) -> None:
         """Count what a request cost."""
-        self._open[line] = self._open.get(line, Spending()) + spent
+        before = self._open.get(line)
+        self._open[line] = spent if before is None else before + spent
 
     async def flush(self) -> None:
         """Write what is not yet written.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeGuard
@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 
 from veridical.middleware.backends.exchange import Exchange, Origin, exchange
-from veridical.middleware.backends.relay import Outgoing, Sent
+from veridical.middleware.backends.relay import Outgoing, Underway
 from veridical.middleware.nesting import too_deep
 from veridical.middleware.sse import EventReader
 from veridical.strategies.backend import ChatRequest
@@ -157,21 +157,13 @@ class OpenAIBackend:
             self.supports.discard("n")  # its usage counts the first choice only: ours would be wrong
         return response
 
-    @asynccontextmanager
-    async def sent(self, outgoing: Outgoing) -> AsyncIterator[Sent]:
+    def sent(self, outgoing: Outgoing) -> Underway:
         """The same for as long as it is used, and closed behind that.
 
         Raises:
-            BackendTimeout, BackendUnreachable: as `send`.
+            BackendTimeout, BackendUnreachable: as `send`, on entering.
         """
-        body = outgoing.body(outgoing.model)
-        response = await self.send(
-            outgoing.method, outgoing.path, body, outgoing.headers, stream=outgoing.stream
-        )
-        try:
-            yield Sent(response, self)
-        finally:
-            response.close()
+        return Underway(self, outgoing)
 
     def headers(self, client: Mapping[str, str]) -> dict[str, str]:
         """What the server gets to see of the client's headers, with its own key if we hold one."""

@@ -45,6 +45,27 @@ class Sent:
     fault: BackendError | None = None
 
 
+class Underway(AbstractAsyncContextManager[Sent]):
+    """What `OpenAIBackend.sent` enters. A class: a generator would take longer than what it does."""
+
+    __slots__ = ("_http", "_outgoing", "_response")
+
+    def __init__(self, http: OpenAIBackend, outgoing: Outgoing) -> None:
+        self._http, self._outgoing = http, outgoing
+
+    async def __aenter__(self) -> Sent:
+        """Send it; returns once the status of the answer is known."""
+        out = self._outgoing
+        self._response = await self._http.send(
+            out.method, out.path, out.body(out.model), out.headers, stream=out.stream
+        )
+        return Sent(self._response, self._http)
+
+    async def __aexit__(self, *failure: object) -> None:
+        """The answer is not used any more."""
+        self._response.close()
+
+
 class Upstream(Protocol):
     """One server, or several of which one is chosen."""
 

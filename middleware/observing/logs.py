@@ -36,8 +36,14 @@ def write(seen: Observation) -> None:
 
 def told(seen: Observation) -> dict[str, Any]:
     """The fields of a request's line; what does not apply is left out."""
-    made, first = seen.made, seen.first_byte
-    usages = [call.usage for call in made if call.usage]
+    calls = prompt = completion = 0
+    for call in seen.calls:
+        if not call.shared:
+            calls += 1
+            if call.usage:
+                prompt += call.usage.prompt_tokens
+                completion += call.usage.completion_tokens
+    first = seen.first_byte
     fields = {
         "id": seen.id,
         "client_id": seen.client_id,
@@ -51,9 +57,9 @@ def told(seen: Observation) -> dict[str, Any]:
         "model": seen.model,
         "strategy": seen.strategy,
         "backend": seen.backend,
-        "calls": len(made),
-        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
-        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "calls": calls,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
         "ms": round(seen.seconds * 1000, 1),
         "ttfb_ms": None if first is None else round(first * 1000, 1),
         "trace_id": seen.trace_id,
@@ -86,9 +92,9 @@ class TextLines(logging.Formatter):
 def _plain(value: Any) -> str:
     """A value as it is, or in quotes where it could be taken for more than one."""
     text = str(value)
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) or (text.isalnum() and text.isascii()) or _SAFE.fullmatch(text):
         return text
-    return text if _SAFE.fullmatch(text) else orjson.dumps(text).decode()
+    return orjson.dumps(text).decode()
 
 
 class JsonLines(logging.Formatter):

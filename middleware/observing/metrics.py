@@ -35,6 +35,10 @@ REFRESH_S = 5.0
 Reading = Callable[[], Mapping[tuple[str, ...], float]]
 
 
+#: Two series that are counted together, found by one look.
+_Counted = tuple[Callable[..., None], Callable[..., None]]
+
+
 @dataclass
 class _Watched:
     metric: Any
@@ -84,6 +88,9 @@ class Metrics:
         self._several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._watched: list[_Watched] = []
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._ended: dict[tuple[Any, ...], _Counted] = {}
+        self._made: dict[tuple[Any, ...], _Counted] = {}
+        self._used: dict[tuple[Any, ...], _Counted] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._running = 0
         self._define()
@@ -161,10 +168,14 @@ class Metrics:
         """Count a request that is over."""
         self._running -= 1
         strategy, model = self._strategy(seen.strategy), self._models(seen.model)
-        where = (seen.endpoint, strategy)
-        ending = (model, seen.backend, str(seen.status), seen.outcome)
-        self._of(self._requests, *where, *ending).inc()
-        self._of(self._seconds, *where, seen.outcome).observe(seen.seconds)
+        where, outcome = (seen.endpoint, strategy), seen.outcome
+        ending = (*where, model, seen.backend, seen.status, outcome)
+        if (counted := self._ended.get(ending)) is None:
+            requests = self._requests.labels(*where, model, seen.backend, str(seen.status), outcome)
+            counted = self._ended[ending] = (requests.inc, self._seconds.labels(*where, outcome).observe)
+        count, observe = counted
+        count()
+        observe(seen.seconds)
         if seen.streamed and seen.first_byte is not None:
             self._of(self._first, *where).observe(seen.first_byte)
         if seen.error:
@@ -182,17 +193,26 @@ class Metrics:
             self._of(self._shared, strategy, step).inc()
             return
         outcome = "cancelled" if call.error in CANCELLED else call.error or "ok"
-        served = (self._models(call.model), call.backend)
-        self._of(self._calls, strategy, step, *served, outcome).inc()
+        model = self._models(call.model)
+        made = (strategy, step, model, call.backend, outcome)
+        if (counted := self._made.get(made)) is None:
+            calls, seconds = self._calls.labels(*made), self._call_seconds.labels(strategy, step)
+            counted = self._made[made] = (calls.inc, seconds.observe)
+        count, observe = counted
+        count()
         if call.seconds is not None:
-            self._of(self._call_seconds, strategy, step).observe(call.seconds)
+            observe(call.seconds)
+        served = (model, call.backend)
         if call.usage is None:
             if outcome == "ok":
                 self._of(self._silent, *served).inc()
             return
         used = call.usage
-        self._of(self._tokens, strategy, *served, "prompt").inc(used.prompt_tokens)
-        self._of(self._tokens, strategy, *served, "completion").inc(used.completion_tokens)
+        if (tokens := self._used.get((strategy, *served))) is None:
+            kinds = [self._tokens.labels(strategy, *served, kind) for kind in ("prompt", "completion")]
+            tokens = self._used[strategy, *served] = (kinds[0].inc, kinds[1].inc)
+        tokens[0](used.prompt_tokens)
+        tokens[1](used.completion_tokens)
         if used.cached_tokens:
             self._of(self._tokens, strategy, *served, "cached").inc(used.cached_tokens)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from veridical.strategies.backend import Backend
@@ -115,26 +116,44 @@ class Observation:
         """Sources whose searches are traced, where there is tracing."""
         return sources if self.tracing is None else self.tracing.searched(sources)
 
-    @contextmanager
-    def relayed(self, operation: str, model: str, backend: str, headers: dict[str, str]) -> Iterator[Call]:
+    def relayed(self, operation: str, model: str, backend: str, headers: dict[str, str]) -> Relayed:
         """A call that goes through as bytes, for as long as it takes; `headers` get the trace's.
 
         `model` is the backend's name of it, `operation` that of OpenTelemetry's conventions, or nothing.
         """
         call = Call(RELAY, model, None, 1, self.elapsed, backend=backend)
         self.calls.append(call)
-        try:
-            if self.tracing is None:
-                yield call
-            else:
-                with self.tracing.relayed(operation, call, headers):
-                    yield call
-        except BaseException as error:
+        span = self.tracing.relayed(operation, call, headers) if self.tracing else None
+        return Relayed(self, call, span)
+
+
+class Relayed:
+    """What `Observation.relayed` enters. A class: a generator would take longer than what it does."""
+
+    __slots__ = ("_call", "_seen", "_span")
+
+    def __init__(self, seen: Observation, call: Call, span: AbstractContextManager[None] | None) -> None:
+        self._seen, self._call, self._span = seen, call, span
+
+    def __enter__(self) -> Call:
+        """It begins."""
+        if self._span:
+            self._span.__enter__()
+        return self._call
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """It is over."""
+        seen, call = self._seen, self._call
+        if error is not None:
             call.error = type(error).__name__
-            raise
+        try:
+            if self._span:
+                self._span.__exit__(kind, error, at)
         finally:
-            call.error = call.error or self.fault or None
-            call.seconds = self.elapsed - call.at
+            call.error = call.error or seen.fault or None
+            call.seconds = seen.elapsed - call.at
 
 
 _current: ContextVar[Observation | None] = ContextVar("observation", default=None)
@@ -145,14 +164,14 @@ def current() -> Observation:
     return _current.get() or Observation()
 
 
-@contextmanager
-def observing(seen: Observation) -> Iterator[None]:
-    """Let `current` be this one."""
-    token = _current.set(seen)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def watch(seen: Observation) -> Token[Observation | None]:
+    """Let `current` be this one until `unwatch`."""
+    return _current.set(seen)
+
+
+def unwatch(token: Token[Observation | None]) -> None:
+    """Let `current` be again what it was."""
+    _current.reset(token)
 
 
 def joined_names(strategy: Strategy) -> str:
@@ -162,5 +181,8 @@ def joined_names(strategy: Strategy) -> str:
 
 def client_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """A client's `X-Request-Id`, if it is harmless."""
-    found = next((value for name, value in headers if name == b"x-request-id"), b"").decode("latin-1")
-    return found if _CLIENT_ID.fullmatch(found) else ""
+    for name, value in headers:
+        if name == b"x-request-id":
+            found = value.decode("latin-1")
+            return found if _CLIENT_ID.fullmatch(found) else ""
+    return ""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from veridical.middleware.auth import key_of
-from veridical.middleware.observing.observation import Observation, client_id, observing
+from veridical.middleware.observing.observation import Observation, client_id, unwatch, watch
 from veridical.middleware.responding import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -45,20 +44,25 @@ class Observed:
         seen = _begun(scope, self._tracing)
         if self._began:
             self._began()
-        span: AbstractContextManager[Any] = nullcontext()
-        if self._tracing:
-            span = self._tracing.request(seen, scope["headers"])
+        token = watch(seen)
         try:
-            with observing(seen), span:
-                try:
-                    await self.app(scope, receive, _watched(seen, send))
-                finally:
-                    seen.seconds = seen.elapsed
-                    key = key_of(scope)
-                    seen.key = key.id if key else ""
+            if self._tracing:
+                with self._tracing.request(seen, scope["headers"]):
+                    await self._serve(seen, scope, receive, send)
+            else:
+                await self._serve(seen, scope, receive, send)
         finally:
+            unwatch(token)
             for observer in self._observers:
                 observer(seen)
+
+    async def _serve(self, seen: Observation, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, _watched(seen, send))
+        finally:
+            seen.seconds = seen.elapsed
+            key = key_of(scope)
+            seen.key = key.id if key else ""
 
 
 def _begun(scope: Scope, tracing: Tracing | None) -> Observation:
@@ -74,11 +78,15 @@ def _watched(seen: Observation, send: Send) -> Send:
     async def watched(message: Any) -> None:
         if message["type"] == "http.response.start":
             headers = message["headers"] = list(message.get("headers", ()))
-            names = {name: value for name, value in headers if name in (ID_HEADER, b"content-type")}
-            if ID_HEADER not in names:
+            known = False
+            for name, value in headers:
+                if name == ID_HEADER:
+                    known = True
+                elif name == b"content-type":
+                    seen.streamed = value.startswith(b"text/event-stream")
+            if not known:
                 headers.append((ID_HEADER, seen.id.encode()))
             seen.status = message["status"]
-            seen.streamed = names.get(b"content-type", b"").startswith(b"text/event-stream")
         elif message["type"] == "http.response.body":
             body = message.get("body", b"")
             if seen.first_byte is None and body and not (body.startswith(b":") and b"data:" not in body):
