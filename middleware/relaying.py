@@ -42,15 +42,18 @@ _HOP_BYTES = frozenset(name.encode() for name in _HOP)
 
 def forwarded(headers: Mapping[str, str], credentials: bool) -> dict[str, str]:
     """The client's headers as a backend may see them."""
-    dropped = _HOP | listed_hops(headers.get("connection", ""))
+    hops = listed_hops(headers.get("connection", ""))
     return {
         name: value
         for name, value in headers.items()
-        if name not in dropped
-        and name != "content-type"
-        and not name.startswith("x-veridical-")
-        and (credentials or name not in CREDENTIALS)
+        if _passes(name) and name not in hops and (credentials or name not in CREDENTIALS)
     }
+
+
+@lru_cache(maxsize=512)
+def _passes(name: str) -> bool:
+    """Whether a header of this name is for the backend, too."""
+    return name not in _HOP and name != "content-type" and not name.startswith("x-veridical-")
 
 
 @lru_cache(maxsize=64)
@@ -141,7 +144,7 @@ async def _next_of(sent: Sent) -> bytes:
     if sent.head:
         head, sent.head = sent.head, b""
         return head
-    return await next_bytes(sent.response)
+    return sent.response.rest() or await next_bytes(sent.response)
 
 
 async def _relay_whole(sent: Sent, length: int | None, send: Send) -> None:

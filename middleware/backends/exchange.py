@@ -9,6 +9,7 @@ of reading.
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,21 +35,22 @@ class Origin:
     """A server: how to connect to it, what to call it, and the path that its API begins with."""
 
     connecting: aiohttp.ClientRequest
-    lines: tuple[bytes, ...]
-    root: bytes
+    host: str
+    root: str
+    authorization: str = ""
 
     @classmethod
     def of(cls, base_url: str, session: aiohttp.ClientSession) -> Origin:
-        """The server of an API root; a name and a password in it become its `Authorization`."""
+        """The server of an API root; a name and a password in it become its `Authorization`, where a
+        request has none of its own."""
         url = URL(base_url)
-        lines = [b"Host: %b\r\n" % (url.host_port_subcomponent or "").encode()]
+        told = ""
         if url.user is not None:
-            told = aiohttp.BasicAuth(url.user, url.password or "").encode()
-            lines.append(b"Authorization: %b\r\n" % told.encode())
+            told = "Basic " + b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
         connecting = aiohttp.ClientRequest(
             "GET", url.with_user(None), loop=asyncio.get_running_loop(), session=session
         )
-        return cls(connecting, tuple(lines), url.raw_path.encode().rstrip(b"/"))
+        return cls(connecting, url.host_port_subcomponent or "", url.raw_path.rstrip("/"), told)
 
 
 class Exchange:
@@ -83,6 +85,11 @@ class Exchange:
         """The body's length in bytes, where it is told."""
         told = self.headers.get("Content-Length")
         return None if told is None else int(told)
+
+    def rest(self) -> bytes:
+        """What is left of the body, once all of it has come; nothing before."""
+        content = self.content
+        return content.read_nowait() if content.is_eof() and content.exception() is None else b""
 
     def close(self) -> None:
         """Give up what has not come yet, and with it the connection."""
@@ -160,22 +167,16 @@ async def _answered(
 
 
 def _head(origin: Origin, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
-    lines = [
-        b"%b %b%b HTTP/1.1\r\n" % (method.encode("ascii"), origin.root, path.encode("ascii")),
-        *origin.lines,
-        *[b"%b: %b\r\n" % (name.encode("ascii"), _value(value)) for name, value in headers.items()],
-    ]
+    told = [f"{method} {origin.root}{path} HTTP/1.1\r\n", f"Host: {origin.host}\r\n"]
+    if origin.authorization and "authorization" not in headers:
+        told.append(f"Authorization: {origin.authorization}\r\n")
+    told += [f"{name}: {value}\r\n" for name, value in headers.items()]
     if body or method not in _BODILESS:
-        lines.append(b"Content-Length: %d\r\n" % len(body or b""))
-    head = b"".join(lines)
-    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head or " " in path:
+        told.append(f"Content-Length: {len(body or b'')}\r\n")
+    try:
+        head = "".join(told).encode("latin-1")  # the bytes that headers came as
+    except UnicodeEncodeError:
+        head = "".join(told).encode()
+    if head.count(b"\n") != len(told) or head.count(b"\r") != len(told) or b"\0" in head or " " in path:
         raise ValueError("A header or the path holds a character that ends its line.")
     return head + b"\r\n"
-
-
-def _value(value: str) -> bytes:
-    """The bytes that a header came as; of a text that was never bytes, UTF-8."""
-    try:
-        return value.encode("latin-1")
-    except UnicodeEncodeError:
-        return value.encode()

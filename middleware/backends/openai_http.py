@@ -209,13 +209,13 @@ class OpenAIBackend:
         """
         parts: list[bytes] = []
         size = 0
-        while part := await next_bytes(response):
+        while part := response.rest() or await next_bytes(response):
             size += len(part)
             if size > self.max_response_bytes:
                 response.close()
                 raise BackendFailed(f"The backend's answer is over {self.max_response_bytes} bytes.")
             parts.append(part)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def refusal(self, response: Exchange) -> BackendError:
         """The error that an answer of 400 or above stands for; our key is taken out of its text."""
