@@ -15,7 +15,6 @@ import gzip
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -261,30 +260,65 @@ def child(step: str, *arguments: Any) -> Row:
     return found
 
 
+def status(name: str) -> float:
+    """A size in MiB that Linux tells of this process. (getrusage's peak begins with that of the parent.)"""
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(told[name].split()[0]) / 1024
+
+
+def memory() -> Row:
+    """What this process holds: all pages, and those that are not of a mapped file."""
+    return {"RSS MiB": status("VmRSS"), "private MiB": status("RssAnon")}
+
+
 def step_build(corpus: str, out: str) -> Row:
     """Build an index and tell time, size and memory."""
     start = time.perf_counter()
     info = index.build(corpus, out, chunker=None)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"build s": seconds, "build peak RSS MiB": float(peak), "index MiB": info.size / 2**20}
+    peak = status("VmHWM")
+    return {"build s": seconds, "build peak RSS MiB": peak, "index MiB": info.size / 2**20}
 
 
 def step_search(folder: str, data: str, queries: str) -> Row:
-    """Open an index, search it and tell times and memory (private pages; the mapped files are the rest)."""
+    """Open an index, search it and tell times and memory."""
     start = time.perf_counter()
     retriever = BM25Index.open(folder)
     opened = time.perf_counter() - start
     asked = questions(argparse.Namespace(data=Path(data), queries=int(queries)))
     times = in_turns({"search": lambda query: retriever.search(query, K)}, asked, rounds=1)["search"]
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    memory = {key: int(status[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon")}
-    return {
-        "open s": opened,
-        **percentiles(times),
-        "RSS MiB": memory["VmRSS"],
-        "private MiB": memory["RssAnon"],
-    }
+    return {"open s": opened, **percentiles(times), **memory()}
+
+
+def step_dense_build(path: str, width: str, kind: str, out: str) -> Row:
+    """Fill a FAISS index from a file of vectors and tell time, size and memory."""
+    import faiss
+    import numpy as np
+
+    from veridical.retrievers import dense as part
+
+    vectors = np.memmap(path, dtype=np.float32, mode="r").reshape(-1, int(width))
+    start = time.perf_counter()
+    found = part._filled(faiss, kind, vectors, lambda *_: None)  # noqa: SLF001
+    seconds = time.perf_counter() - start
+    peak = status("VmHWM")
+    faiss.write_index(found, out)
+    size = Path(out).stat().st_size
+    return {"build s": seconds, "build peak RSS MiB": peak, "index MiB": size / 2**20}
+
+
+def step_dense_search(path: str, asked: str, got: str) -> Row:
+    """Read a FAISS index, search it and tell times and memory."""
+    import faiss
+    import numpy as np
+
+    queries = np.load(asked)
+    start = time.perf_counter()
+    found = faiss.read_index(path)
+    opened = time.perf_counter() - start
+    times = [timed(lambda: found.search(row.reshape(1, -1), 10)) for row in queries]  # noqa: B023
+    np.save(got, found.search(queries, 10)[1])
+    return {"open s": opened, **percentiles(times), **memory()}
 
 
 def dense_growth(options: argparse.Namespace) -> list[Row]:
@@ -308,30 +342,22 @@ def dense_growth(options: argparse.Namespace) -> list[Row]:
             noise = rng.normal(scale=0.02, size=(len(taken), real.shape[1])) * (taken >= len(real))[:, None]
             noisy = real[taken % len(real)] + noise.astype(np.float32)
             vectors[start : start + len(noisy)] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
-        kind = part.choose_kind(size)
-        start_time = time.perf_counter()
-        found = part._filled(faiss, kind, vectors, lambda *_: None)  # noqa: SLF001
-        seconds = time.perf_counter() - start_time
-        out = options.work / f"dense-{size}.faiss"
-        faiss.write_index(found, str(out))
-        times = [timed(lambda: found.search(row.reshape(1, -1), 10)) for row in asked]  # noqa: B023
+        vectors.flush()
+        kind, out = part.choose_kind(size), options.work / f"dense-{size}.faiss"
+        built_in = child("dense-build", path, real.shape[1], kind, out)
+        np.save(options.work / "asked.npy", asked)
+        searched = child("dense-search", out, options.work / "asked.npy", options.work / "got.npy")
         exact = faiss.IndexFlatIP(real.shape[1])
         exact.add(np.ascontiguousarray(vectors))
         _, truth = exact.search(asked, 10)
-        _, got = found.search(asked, 10)
+        got = np.load(options.work / "got.npy")
         shared = statistics.mean(
             len(set(a) & set(b)) / 10 for a, b in zip(truth.tolist(), got.tolist(), strict=True)
         )
         rows.append(
-            {
-                "vectors": f"{size:,}",
-                "kind": kind,
-                "build s": seconds,
-                "index MiB": out.stat().st_size / 2**20,
-                **percentiles(times),
-                "recall@10 of exact": shared,
-            }
+            {"vectors": f"{size:,}", "kind": kind, **built_in, **searched, "recall@10 of exact": shared}
         )
+        print(rows[-1], file=sys.stderr, flush=True)
         path.unlink()
         out.unlink()
     return rows
@@ -344,9 +370,16 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "dense-growth": dense_growth,
 }
 
+STEPS: dict[str, Callable[..., Row]] = {
+    "build": step_build,
+    "search": step_search,
+    "dense-build": step_dense_build,
+    "dense-search": step_dense_search,
+}
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--step"]:
-        step = {"build": step_build, "search": step_search}[sys.argv[2]]
+        step = STEPS[sys.argv[2]]
         print(json.dumps(step(*sys.argv[3:])))
     else:
         main()

@@ -106,6 +106,10 @@ class MemoryLimiter:
 
     async def take(self, key: ApiKey, tokens: int) -> Standing:
         """Take one request and `tokens`, or say what is in the way."""
+        return self.taken(key, tokens)
+
+    def taken(self, key: ApiKey, tokens: int) -> Standing:
+        """The same, for those who cannot wait."""
         state = self._state(key)
         if key.tokens_per_month is not None and state.spent >= key.tokens_per_month:
             return _standing(key, state, refused=MONTH)
@@ -121,6 +125,10 @@ class MemoryLimiter:
 
     async def learn(self, month: str, spent: Mapping[str, int]) -> None:
         """Raise what was spent in the month to what the database has counted."""
+        self.learned(month, spent)
+
+    def learned(self, month: str, spent: Mapping[str, int]) -> None:
+        """The same, for those who cannot wait."""
         self._known_of, self._known = month, dict(spent)
         for key_id, state in self._states.items():
             if state.month == month:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from veridical.middleware.access.keys import ApiKey
@@ -27,16 +28,22 @@ class Desk:
         self._waiting: set[asyncio.Task[None]] = set()
         self._told: dict[str, tuple[str, bool]] = {}
 
-    async def serve(self, line: Line, on_serving: Callable[[], None]) -> None:
+    async def serve(self, end: socket.socket, on_serving: Callable[[], None]) -> None:
         """Answer one worker until it hangs up; `on_serving` is called when it is ready to serve."""
+
+        def hear(line: Line, message: list[Any]) -> None:
+            number, what, *values = message
+            if what == "serves":
+                on_serving()
+            self._answer(line, number, what, values)
+
+        line = await Line.over(end, hear)
         self._lines.add(line)
         try:
-            async for number, what, *values in line.heard():
-                if what == "serves":
-                    on_serving()
-                await self._answer(line, number, what, values)
+            await line.gone
         finally:
             self._lines.discard(line)
+            line.close()
 
     async def look_on(self) -> None:
         """Tell all workers how the engines are, whenever that has changed."""
@@ -51,17 +58,17 @@ class Desk:
     def _standing(self) -> dict[str, tuple[str, bool]]:
         return {name: (engine.base_url, engine.is_ready) for name, engine in self.engines.items()}
 
-    async def _answer(self, line: Line, number: int, what: str, values: list[Any]) -> None:
+    def _answer(self, line: Line, number: int, what: str, values: list[Any]) -> None:
         match what, values:
             case "engines", []:
                 line.say(0, self._standing())
                 line.say(number, True)
             case "take", [*limits, tokens]:
-                line.say(number, asdict(await self._limiter.take(_key(*limits), tokens)))
+                line.say(number, _told(self._limiter.taken(_key(*limits), tokens)))
             case "settle", [*limits, held, spent]:
                 self._limiter.settle(_key(*limits), Standing(held=held), spent)
             case "learn", [month, spent]:
-                await self._limiter.learn(month, spent)
+                self._limiter.learned(month, spent)
             case "restart", [name] if name in self.engines:
                 self.engines[name].restart()
             case "engine", [name]:
@@ -81,6 +88,13 @@ class Desk:
         line.say(number, fault)
 
 
+def _told(standing: Standing) -> tuple[Any, ...]:
+    """What `SharedLimiter` makes a `Standing` of again."""
+    left = (standing.requests_left, standing.tokens_left, standing.month_left)
+    return (standing.refused, standing.wait_s, standing.held, *left)
+
+
+@lru_cache(maxsize=4096)
 def _key(id_: str, requests: int | None, tokens: int | None, month: int | None) -> ApiKey:
     """As much of a key as its limits need."""
     return ApiKey(id_, "", "", requests_per_minute=requests, tokens_per_minute=tokens, tokens_per_month=month)

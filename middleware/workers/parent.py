@@ -7,7 +7,6 @@ import itertools
 import signal
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from veridical.middleware.access.keys import ApiKey
@@ -28,7 +27,6 @@ class Parent:
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._line: Line | None = None
-        self._listening: asyncio.Task[None] | None = None
         self.engines: dict[str, tuple[str, bool]] = {}
 
     def engine(self, name: str, spec: EngineSpec) -> Engine:
@@ -37,23 +35,20 @@ class Parent:
 
     async def open(self) -> None:
         """Be heard, and hear how the engines are."""
-        self._line = await Line.over(self._end)
-        self._listening = asyncio.create_task(self._listen(self._line))
+        self._line = await Line.over(self._end, self._heard)
+        self._line.gone.add_done_callback(self._orphaned)
         await self.ask("engines")
 
     async def close(self) -> None:
         """Hang up."""
-        if self._listening:
-            self._listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listening
-        if self._line:
-            self._line.close()
+        line, self._line = self._line, None
+        if line:
+            line.close()
 
     def tell(self, what: str, *values: Any) -> None:
         """Say something that needs no answer."""
         if self._line:
-            self._line.say(0, what, *values)
+            self._line.say(0, what, *values, later=True)
 
     async def ask(self, what: str, *values: Any) -> Any:
         """Ask, and wait for the answer.
@@ -71,18 +66,21 @@ class Parent:
         finally:
             del self._asked[number]
 
-    async def _listen(self, line: Line) -> None:
-        async for number, found in line.heard():
-            if not number:
-                self.engines = {name: (url, ready) for name, (url, ready) in found.items()}
-            elif (answer := self._asked.get(number)) and not answer.done():
-                answer.set_result(found)
-        self._line = None
+    def _heard(self, line: Line, message: list[Any]) -> None:
+        number, found = message
+        if not number:
+            self.engines = {name: (url, ready) for name, (url, ready) in found.items()}
+        elif (answer := self._asked.get(number)) and not answer.done():
+            answer.set_result(found)
+
+    def _orphaned(self, _: asyncio.Future[None]) -> None:
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(StateUnavailable("The server is stopping."))
-        log.warning("the parent process is gone: this worker stops")
-        signal.raise_signal(signal.SIGTERM)
+        if self._line is not None:  # it was not we who hung up
+            self._line = None
+            log.warning("the parent process is gone: this worker stops")
+            signal.raise_signal(signal.SIGTERM)
 
 
 class SharedLimiter:
@@ -99,7 +97,7 @@ class SharedLimiter:
 
     async def take(self, key: ApiKey, tokens: int) -> Standing:
         """Take one request and `tokens`, or say what is in the way."""
-        return Standing(**await self._parent.ask("take", *_limits(key), tokens))
+        return Standing(*await self._parent.ask("take", *_limits(key), tokens))
 
     def settle(self, key: ApiKey, standing: Standing, spent: int) -> None:
         """Replace what a request holds by what it has spent."""

@@ -29,7 +29,17 @@ def serve_workers(settings: Settings, command: Callable[[int, int], Sequence[str
     if settings.responses.store == "memory":
         raise ConfigError("responses.store = 'memory' is not shared by workers: use 'database'.")
     logs.configure(settings.observability, settings.server.log_level)
-    return asyncio.run(_serve(settings, command))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, command))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The workers' kind of loop, where there is one: every limit that is asked for passes through it."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _serve(settings: Settings, command: Callable[[int, int], Sequence[str]]) -> bool:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from veridical.middleware.errors import log
 from veridical.middleware.workers.desk import Desk
-from veridical.middleware.workers.line import Line
 
 #: A worker that ends sooner than this is started again later each time, at most after LONGEST_PAUSE_S.
 STEADY_S = 10.0
@@ -125,12 +124,10 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C is the parent's, which passes it on once
             )
         self._running[index] = process
-        line = await Line.over(ours)
         try:
-            await self._desk.serve(line, self._serves)
+            await self._desk.serve(ours, self._serves)
             return await process.wait()
         finally:
-            line.close()
             del self._running[index]
             self._forget(process.pid)
 
