@@ -18,7 +18,8 @@ from veridical.middleware.config import Settings, StateSettings, secret
 from veridical.middleware.errors import NotAllowed, NothingKept
 from veridical.middleware.state.choosing import not_installed, url_in
 from veridical.middleware.state.database import Database
-from veridical.middleware.workers.parent import Parent, SharedLimiter
+from veridical.middleware.workers.parent import Parent
+from veridical.middleware.workers.shared_limits import SharedLimiter
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import InvalidRequest
 

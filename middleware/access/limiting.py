@@ -16,6 +16,8 @@ from typing import Protocol
 from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.access.usage import first_of_month, today
 
+#: Most requests that are lent at once, and fewest that are worth it.
+MOST_LENT, LEAST_LENT = 256, 4
 REQUESTS, TOKENS, MONTH = "requests", "tokens", "month"
 
 
@@ -119,6 +121,26 @@ class MemoryLimiter:
         self._spend(state, 1, tokens)
         return _standing(key, state, held=tokens)
 
+    def lent(self, key: ApiKey, share: int, tokens: int) -> tuple[int, int]:
+        """Set requests and tokens aside for who then admits requests of some `tokens` on its own: of each
+        limit at most one part in `share` of what is left. Nothing where that would not last."""
+        state = self._state(key)
+        requests, spare = MOST_LENT, MOST_LENT * max(1, tokens)
+        if state.requests:
+            requests = min(requests, int(state.requests.level) // share)
+        if state.tokens:
+            spare = min(spare, int(state.tokens.level) // share)
+        if key.tokens_per_month is not None:
+            spare = min(spare, (key.tokens_per_month - state.spent) // share)
+        if requests < LEAST_LENT or spare < LEAST_LENT * tokens:
+            return 0, 0
+        self._spend(state, requests, spare)
+        return requests, spare
+
+    def given_back(self, key: ApiKey, requests: int, tokens: int) -> None:
+        """What was set aside and not used; fewer than no tokens where more were used."""
+        self._spend(self._state(key), -requests, -tokens)
+
     def settle(self, key: ApiKey, standing: Standing, spent: int) -> None:
         """Replace what a request holds by what it has spent."""
         self._spend(self._state(key), 0, spent - standing.held)
@@ -137,7 +159,7 @@ class MemoryLimiter:
     @staticmethod
     def _spend(state: _State, requests: int, tokens: int) -> None:
         if state.requests:
-            state.requests.level -= requests
+            state.requests.level = min(state.requests.limit, state.requests.level - requests)
         if state.tokens:
             state.tokens.level = min(state.tokens.limit, state.tokens.level - tokens)
         state.spent = max(0, state.spent + tokens)

@@ -14,6 +14,8 @@ from veridical.middleware.backends.engines import Engine
 from veridical.middleware.workers.line import Line
 from veridical.strategies.errors import BackendError, BackendUnreachable, shown
 
+#: Of what is left of a limit, all workers together are lent at most one part in this many.
+_SHARE = 8
 #: Seconds between looks at the engines, of which workers hear when something has changed.
 LOOK_S = 0.1
 
@@ -25,6 +27,7 @@ class Desk:
         self.engines = engines
         self._limiter = MemoryLimiter()
         self._lines: set[Line] = set()
+        self._lent: dict[Line, dict[ApiKey, tuple[int, int]]] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         self._told: dict[str, tuple[str, bool]] = {}
 
@@ -39,10 +42,13 @@ class Desk:
 
         line = await Line.over(end, hear)
         self._lines.add(line)
+        self._lent[line] = {}
         try:
             await line.gone
         finally:
             self._lines.discard(line)
+            for key, (requests, tokens) in self._lent.pop(line).items():  # it crashed
+                self._limiter.given_back(key, requests, tokens)
             line.close()
 
     async def look_on(self) -> None:
@@ -63,8 +69,11 @@ class Desk:
             case "engines", []:
                 line.say(0, self._standing())
                 line.say(number, True)
-            case "take", [*limits, tokens]:
-                line.say(number, _told(self._limiter.taken(_key(*limits), tokens)))
+            case "take", [*limits, tokens, borrows]:
+                line.say(number, self._taken(line, _key(*limits), tokens, borrows=borrows))
+            case "give back", [*limits, of_requests, of_tokens, requests, tokens]:
+                self._lend(line, _key(*limits), -of_requests, -of_tokens)
+                self._limiter.given_back(_key(*limits), requests, tokens)
             case "settle", [*limits, held, spent]:
                 self._limiter.settle(_key(*limits), Standing(held=held), spent)
             case "learn", [month, spent]:
@@ -76,6 +85,20 @@ class Desk:
                 self._waiting.add(waiting)
                 waiting.add_done_callback(self._waiting.discard)
 
+    def _taken(self, line: Line, key: ApiKey, tokens: int, *, borrows: bool) -> tuple[Any, ...]:
+        """How a key stands after a request, and what is lent on top: requests, tokens."""
+        standing = self._limiter.taken(key, tokens)
+        requests, spare = 0, 0
+        if borrows and standing.refused is None:
+            requests, spare = self._limiter.lent(key, _SHARE * len(self._lines), tokens)
+            self._lend(line, key, requests, spare)
+        left = (standing.requests_left, standing.tokens_left, standing.month_left)
+        return (standing.refused, standing.wait_s, standing.held, *left, requests, spare)
+
+    def _lend(self, line: Line, key: ApiKey, requests: int, tokens: int) -> None:
+        before = self._lent[line].get(key, (0, 0))
+        self._lent[line][key] = (before[0] + requests, before[1] + tokens)
+
     async def _tell_when_ready(self, line: Line, number: int, name: str) -> None:
         fault: tuple[str, str] | None = None
         try:
@@ -86,12 +109,6 @@ class Desk:
             fault = type(error).__name__, error.message
         line.say(0, self._standing())
         line.say(number, fault)
-
-
-def _told(standing: Standing) -> tuple[Any, ...]:
-    """What `SharedLimiter` makes a `Standing` of again."""
-    left = (standing.requests_left, standing.tokens_left, standing.month_left)
-    return (standing.refused, standing.wait_s, standing.held, *left)
 
 
 @lru_cache(maxsize=4096)

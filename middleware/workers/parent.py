@@ -1,4 +1,4 @@
-"""A worker's view of its parent: limits that all workers share, engines that run once."""
+"""A worker's view of its parent, who has what there is once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import asyncio
 import itertools
 import signal
 import socket
-from collections.abc import Mapping
 from typing import Any
 
-from veridical.middleware.access.keys import ApiKey
-from veridical.middleware.access.limiting import Standing
 from veridical.middleware.backends.engines import Engine, EngineSpec
 from veridical.middleware.errors import StateUnavailable, log
 from veridical.middleware.workers.line import Line
@@ -81,35 +78,6 @@ class Parent:
             self._line = None
             log.warning("the parent process is gone: this worker stops")
             signal.raise_signal(signal.SIGTERM)
-
-
-class SharedLimiter:
-    """A `Limiter` that asks the parent, so that a limit holds for all workers together."""
-
-    def __init__(self, parent: Parent) -> None:
-        self._parent = parent
-
-    async def open(self) -> None:
-        """Nothing to do: the line is the worker's."""
-
-    async def close(self) -> None:
-        """Nothing to do."""
-
-    async def take(self, key: ApiKey, tokens: int) -> Standing:
-        """Take one request and `tokens`, or say what is in the way."""
-        return Standing(*await self._parent.ask("take", *_limits(key), tokens))
-
-    def settle(self, key: ApiKey, standing: Standing, spent: int) -> None:
-        """Replace what a request holds by what it has spent."""
-        self._parent.tell("settle", *_limits(key), standing.held, spent)
-
-    async def learn(self, month: str, spent: Mapping[str, int]) -> None:
-        """Pass on what the database counts."""
-        self._parent.tell("learn", month, spent)
-
-
-def _limits(key: ApiKey) -> tuple[str, int | None, int | None, int | None]:
-    return key.id, key.requests_per_minute, key.tokens_per_minute, key.tokens_per_month
 
 
 class ParentsEngine:
