@@ -60,6 +60,7 @@ def _inside(assembly: Assembly) -> Any:
     """What only requests need that are not passed on: imported when it is made, not at the start."""
     from veridical.middleware.routes import routed
 
+    assembly.prepare()
     return routed(assembly)
 
 
