@@ -8,4 +8,4 @@ import pydantic
 class Section(pydantic.BaseModel):
     """A part of the configuration: frozen, and strict about its keys."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, defer_build=True)
