@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -58,10 +58,22 @@ def create_app(settings: Settings, reread: Reread | None = None, parent: Parent 
 
 def _inside(assembly: Assembly) -> Any:
     """What only requests need that are not passed on: imported when it is made, not at the start."""
-    from veridical.middleware.routes import routed
+    with _lasting() if gc.get_freeze_count() else nullcontext():  # as `serve` has it, for the process's life
+        from veridical.middleware.routes import routed
 
-    assembly.prepare()
-    return routed(assembly)
+        assembly.prepare()
+        return routed(assembly)
+
+
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """What is made meanwhile stays: no collection looks at it, now or later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def check_roles(settings: Settings) -> None:
