@@ -178,6 +178,7 @@ class Settings(Section):
         ("*",),
         description="Paths under /v1 that go to a backend as they are, by pattern, such as audio/*.",
     )
+    # Constructed, not validated: a section's validator is built with the whole, and only once.
     server: ServerSettings = ServerSettings.model_construct()
     budget: BudgetSettings = BudgetSettings.model_construct()
     auth: AuthSettings = AuthSettings.model_construct()
