@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args, get_origin,
 import click
 
 from veridical.middleware.access.commands import keys as keys_group
-from veridical.strategies.base import Strategy
 from veridical.strategies.errors import VeridicalError
-from veridical.strategies.registry import BUILT_IN, loaded_plugins, strategy_class
 
+# What only some commands need is imported by them: a command line should not take a second to say --help.
 if TYPE_CHECKING:
     from veridical.middleware.config import Settings
+    from veridical.strategies.base import Strategy
 
 P = ParamSpec("P")
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -144,10 +144,12 @@ def check_config(config: Path | None) -> None:
     from veridical.middleware.checking import faults, warnings
     from veridical.middleware.config import load_settings
     from veridical.server import check_exposure
+    from veridical.strategies.registry import loaded_plugins
 
     settings = load_settings(config)
     check_exposure(settings)
     assembly = Assembly(settings)
+    assembly.prepare()
     if settings.roles:
         from veridical.server import check_roles
 
@@ -223,6 +225,8 @@ def _choices(kind: Any) -> list[Any] | None:
 @_plainly
 def strategies(as_json: bool) -> None:
     """List the strategies with their options, cost and paper."""
+    from veridical.strategies.registry import BUILT_IN, loaded_plugins, strategy_class
+
     others, broken = loaded_plugins()
     found = [described(cls) for cls in (*map(strategy_class, BUILT_IN), *others.values())]
     if as_json:

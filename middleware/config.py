@@ -178,13 +178,14 @@ class Settings(Section):
         ("*",),
         description="Paths under /v1 that go to a backend as they are, by pattern, such as audio/*.",
     )
-    server: ServerSettings = ServerSettings()
-    budget: BudgetSettings = BudgetSettings()
-    auth: AuthSettings = AuthSettings()
-    state: StateSettings = StateSettings()
-    responses: ResponsesSettings = ResponsesSettings()
-    observability: ObservabilitySettings = ObservabilitySettings()
-    cache: CacheSettings = CacheSettings()
+    # Constructed, not validated: a section's validator is built with the whole, and only once.
+    server: ServerSettings = ServerSettings.model_construct()
+    budget: BudgetSettings = BudgetSettings.model_construct()
+    auth: AuthSettings = AuthSettings.model_construct()
+    state: StateSettings = StateSettings.model_construct()
+    responses: ResponsesSettings = ResponsesSettings.model_construct()
+    observability: ObservabilitySettings = ObservabilitySettings.model_construct()
+    cache: CacheSettings = CacheSettings.model_construct()
     roles: dict[str, str] = Field(
         {},
         description="Models for roles (generator, verifier, examiner, critic, judge, agent1, …); "

@@ -24,7 +24,7 @@ OWN_FIELDS = ("strategy", "veridical")
 class BudgetRequest(pydantic.BaseModel):
     """Limits that a request sets for itself; each can only lower the server's."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     max_calls: int | None = Field(None, ge=1, description="Backend calls.")
     max_tokens: int | None = Field(None, ge=1, description="Tokens, prompt and completion, of all calls.")
@@ -34,7 +34,7 @@ class BudgetRequest(pydantic.BaseModel):
 class CacheRequest(pydantic.BaseModel):
     """What a request wants of the server's cache, beside its Cache-Control header."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     sampled: bool | None = Field(
         None, description="Whether draws at a temperature without a seed are kept, too; default the server's."
@@ -45,7 +45,7 @@ class CacheRequest(pydantic.BaseModel):
 class Controls(pydantic.BaseModel):
     """The body's `veridical` object: everything of ours in one place, removed before forwarding."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     strategy: Any = Field(None, description="Expression, object {name, options}, or list of these.")
     trace: Literal["none", "summary", "full"] | None = Field(
@@ -54,8 +54,8 @@ class Controls(pydantic.BaseModel):
     progress: Literal["none", "reasoning"] = Field(
         "none", description="`reasoning` streams the steps in words as reasoning deltas."
     )
-    budget: BudgetRequest = BudgetRequest()
-    cache: CacheRequest = CacheRequest()
+    budget: BudgetRequest = BudgetRequest.model_construct()
+    cache: CacheRequest = CacheRequest.model_construct()
     on_limit: Literal["degrade", "error"] = Field(
         "degrade", description="When the budget ends: the best draft so far, or an error."
     )
@@ -65,7 +65,7 @@ class Controls(pydantic.BaseModel):
 
 
 #: Those of a request that has nothing of ours.
-NO_CONTROLS = Controls()
+NO_CONTROLS = Controls.model_construct()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import pydantic
 
 
 class Section(pydantic.BaseModel):
-    """A part of the configuration: frozen, and strict about its keys."""
+    """A part of the configuration: frozen, and strict about its keys. Its validator is built when it is first
+    used, which for most parts is never: the whole has one for all."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, defer_build=True)

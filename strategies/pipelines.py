@@ -9,7 +9,7 @@ from functools import lru_cache
 from veridical.strategies.base import Strategy
 from veridical.strategies.errors import ConfigError, InvalidRequest, NotFound, VeridicalError, shown
 from veridical.strategies.expression import MAX_STAGES, NAME, Stage, parse_expression, too_long
-from veridical.strategies.registry import build_strategy, strategy_names
+from veridical.strategies.registry import BUILT_IN, build_strategy, strategy_names
 
 
 class Pipelines:
@@ -77,6 +77,8 @@ class Pipelines:
         return found
 
     def _check_known(self, name: str) -> None:
+        if name in BUILT_IN:  # which is known without a look at what other distributions offer
+            return
         known = [*strategy_names(), *self._stages]
         if name not in known:
             raise NotFound("strategy", name, known, param="strategy")

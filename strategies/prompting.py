@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
-
-import jinja2
-import jinja2.meta
+from typing import TYPE_CHECKING
 
 from veridical.strategies.types import Conversation, Message
 
-_ENVIRONMENT = jinja2.Environment(
-    undefined=jinja2.StrictUndefined,
-    autoescape=False,  # noqa: S701 - these are prompts, not pages: there is no markup to escape
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=False,
-)
+if TYPE_CHECKING:
+    import jinja2
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """How wordings are read. Jinja2 is imported here, by the first who needs it: a relay does not."""
+    import jinja2
+    import jinja2.meta
+
+    return jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - these are prompts, not pages: there is no markup to escape
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +75,13 @@ class Prompt:
     @cached_property
     def variables(self) -> frozenset[str]:
         """The variables that the wording uses."""
-        return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(self.source)))
+        from jinja2.meta import find_undeclared_variables
+
+        return frozenset(find_undeclared_variables(environment().parse(self.source)))
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        return _ENVIRONMENT.from_string(self.source)
+        return environment().from_string(self.source)
 
     def __call__(self, **variables: object) -> Ask:
         """The wording with its variables filled in, as one user message.

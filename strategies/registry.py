@@ -101,13 +101,16 @@ def roles_used(strategy: Strategy) -> frozenset[str]:
 
 
 def check_role_names(names: Iterable[str]) -> None:
-    """Refuse a role that no strategy has. Plug-ins are loaded only for a name that none of ours has.
+    """Refuse a role that no strategy has. Strategies are loaded only for a name that they do not share, and
+    plug-ins only for one that none of ours has.
 
     Raises:
         ConfigError: there is such a role; suggests the nearest names.
     """
-    known = ROLES.union(*(strategy_class(name).roles for name in BUILT_IN))
     for name in names:
+        if name in ROLES:
+            continue
+        known = ROLES.union(*(strategy_class(each).roles for each in BUILT_IN))
         if name not in known:
             known = known.union(*map(_plugin_roles, CATALOGUE.plugins))
         if name not in known:

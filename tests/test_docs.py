@@ -13,12 +13,13 @@ from veridical.evals.cli import run
 from veridical.evals.records import Record
 from veridical.middleware import config
 from veridical.middleware.access.commands import keys
+from veridical.middleware.assembly import Assembly
 from veridical.middleware.backend_config import HttpBackendSettings
 from veridical.middleware.config import Settings, load_settings
 from veridical.middleware.config_template import config_template
 from veridical.middleware.protocol import BudgetRequest, CacheRequest, Controls
+from veridical.middleware.routes import routed
 from veridical.middleware.section import Section
-from veridical.server import create_app
 from veridical.strategies.registry import BUILT_IN, strategy_class
 from veridical.strategies.types import Status, Verdict
 
@@ -90,10 +91,9 @@ def test_every_option_of_keys_create_is_documented() -> None:
 def test_every_endpoint_status_and_verdict_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "sk")
     backend = HttpBackendSettings(base_url="http://127.0.0.1:9/v1")
-    app = create_app(
-        Settings(backends={"x": backend}, auth=config.AuthSettings(client_keys_env=("SOME_KEY",)))
-    )
-    paths = {path.replace("{name:path}", "{name}") for path in app.app.app.app.openapi()["paths"]}
+    settings = Settings(backends={"x": backend}, auth=config.AuthSettings(client_keys_env=("SOME_KEY",)))
+    app = routed(Assembly(settings))
+    paths = {path.replace("{name:path}", "{name}") for path in app.openapi()["paths"]}
     assert "/v1/usage" in paths
     assert all(path in API for path in paths)
     assert all(f"`{status}`" in API for status in Status)

@@ -16,17 +16,32 @@ from veridical.tests.upstream import Fact, Say, Upstream
 
 #: They cost most of a second each, or hundreds of megabytes.
 HEAVY = ["openai", "httpx", "langchain_core.language_models", "torch", "faiss", "transformers"]
+#: What a request needs that is not passed on: imported behind the first answers.
+BEHIND = ["fastapi", "starlette", "anyio", "jinja2", "pydantic.v1", "veridical.strategies.cove"]
+#: What other commands, or other settings, need.
+ELSEWHERE = [
+    "rich",
+    "opentelemetry",
+    "sqlite3",
+    "asyncpg",
+    "redis",
+    "veridical.evals",
+    "veridical.middleware.routes",
+]
 #: What searching an index needs.
 SEARCHING = ["langchain_core", "bm25s", "numpy"]
 
 #: `veridical serve`, and a thread of it that asks and says what was imported by then.
 SERVED = """
-import json, os, signal, sys, threading, time, urllib.request
+import json, os, signal, socket, sys, threading, time, urllib.request
+from veridical.middleware import deferring
 from veridical.middleware.config import load_settings
 from veridical.server import serve
 
 settings, watched, models = map(json.loads, sys.argv[1:])
-root = f"http://127.0.0.1:{settings['server']['port']}"
+address = ("127.0.0.1", settings["server"]["port"])
+root = "http://%s:%d" % address
+deferring.QUIET_S = 3600  # nothing is made unasked
 
 def ask(path, body=None):
     raw = body and json.dumps(body).encode()
@@ -39,7 +54,7 @@ def imported():
 def watch():
     while True:
         try:
-            ask("/health")
+            socket.create_connection(address).close()
             break
         except OSError:
             time.sleep(0.02)
@@ -79,6 +94,14 @@ def test_a_server_without_retrieval_imports_no_heavy_library(upstream: Upstream)
     upstream.cove("The Nile.", Fact("It is the Nile.", "Which is it?", "The Nile."), final="The Nile.")
     found = imported_by(upstream, [*HEAVY, *SEARCHING], ["m1", "m1+cove"])
     assert found == {"start": [], "m1": [], "m1+cove": []}
+
+
+@pytest.mark.timeout(300)
+def test_a_server_listens_and_relays_before_it_has_what_strategies_need(upstream: Upstream) -> None:
+    upstream.cove("The Nile.", Fact("It is the Nile.", "Which is it?", "The Nile."), final="The Nile.")
+    found = imported_by(upstream, [*BEHIND, *ELSEWHERE], ["m1", "m1+cove"])
+    assert found["start"] == found["m1"] == []
+    assert set(found["m1+cove"]) >= {"fastapi", "jinja2", "veridical.strategies.cove"}
 
 
 @pytest.mark.timeout(300)

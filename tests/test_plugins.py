@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from veridical.tests.answers import Exchange, Say
-from veridical.tests.proxy import Proxy
+from veridical.tests.proxy import Proxy, wait_until
 from veridical.tests.upstream import Upstream
 
 ROOT = Path(__file__).parent.parent
@@ -85,21 +85,20 @@ def server(environment: dict[str, str], upstream: Upstream, tmp_path: Path) -> I
     glossary.write_text('Canberra = "A city on a lake."\nlake = "Water."\n')
     config.write_text(CONFIG.format(url=upstream.url, glossary=glossary))
     command = [sys.executable, "-m", "veridical", "serve", "--port", "0", "--config", config]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as child:
+    with (
+        out.open("w") as log,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log) as child,
+    ):
         try:
-            assert child.stderr is not None
-            lines = []
-            for line in child.stderr:
-                lines.append(line)
-                if found := re.search(r"http://[\d.]+:(\d+)", line):
-                    break
-            out.write_text("".join(lines))
-            proxy = Proxy(int(found[1]) if found else 0)
+            listening = re.compile(r"http://[\d.]+:(\d+)")
+            wait_until(lambda: listening.search(out.read_text()) or child.poll() is not None, 60)
+            found = listening.search(out.read_text())
+            assert found, out.read_text()
+            proxy = Proxy(int(found[1]))
             yield proxy, out
             proxy.close()
         finally:
             child.terminate()
-            child.communicate()
 
 
 @pytest.mark.timeout(300)
@@ -108,7 +107,7 @@ def test_an_installed_plug_in_is_used_and_broken_ones_are_named(
 ) -> None:
     proxy, log = server
     upstream.on(draft=answered, **{"rag/answer": answered})
-    assert "'veridical-broken' offers a strategy 'cove'" in log.read_text()
+    wait_until(lambda: "'veridical-broken' offers a strategy 'cove'" in log.read_text(), 20)
     listed = {model.id for model in proxy.client.models.list()}
     assert {"m1+cove", "m1+shorten(words=5)"} <= listed
 
