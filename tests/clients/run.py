@@ -23,6 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 Outcomes = dict[str, str]
+#: What the proxy does and a server may not: llama.cpp's answers under any model's name.
+PROXY_ONLY = {"openai_sdk.test_an_unknown_model_is_not_found"}
 
 
 @contextmanager
@@ -82,6 +84,7 @@ def main() -> None:
     differ = {name for name in straight | proxied if straight.get(name) != proxied.get(name)}
     # The scripted model speaks chats only: with the proxy it has the Responses API too.
     added = {name for name in differ if given.backend is None and "responses" in name.lower()}
+    added |= {name for name in differ & PROXY_ONLY if proxied.get(name) == "passed"}
     broken = {name for found in (proxied, checked) for name, told in found.items() if told == "failed"}
     for name in sorted(differ - added):
         print(f"{straight.get(name)} straight, {proxied.get(name)} by the proxy: {name}")
