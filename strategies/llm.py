@@ -114,7 +114,11 @@ class LLM:
         if call.cached:
             self.budget.calls -= 1
         self.trace.answering()
-        metered = Reply(self._metered(reply, call), self._closing(reply, call))
+        if reply.arrived:
+            self._account(reply, call)
+            metered = Reply(reply.items, reply.aclose)
+        else:
+            metered = Reply(self._metered(reply, call), self._closing(reply, call))
         metered.part = self.part
         return metered
 
@@ -134,17 +138,22 @@ class LLM:
             self._failed(call, error)
             raise
         finally:
-            answer = reply.answer
-            call.seconds = self.trace.seconds - call.at
-            call.output, call.others = answer.text, tuple(other.text for other in reply.others)
-            if not call.shared:
-                call.usage = answer.usage
-                if not call.cached:
-                    self.budget.spend(answer.usage)
+            answer = self._account(reply, call)
             await reply.aclose()
-        if answer.usage is None:
-            self.trace.note("A backend reported no usage for a call: the totals leave it out.")
         yield Ending(answer.usage, answer.envelope, reply.others)
+
+    def _account(self, reply: Reply, call: Call) -> Answer:
+        """Meter and trace what has come of a reply: all of it, or as far as it came."""
+        answer = reply.answer
+        call.seconds = self.trace.seconds - call.at
+        call.output, call.others = answer.text, tuple(other.text for other in reply.others)
+        if not call.shared:
+            call.usage = answer.usage
+            if not call.cached:
+                self.budget.spend(answer.usage)
+        if answer.usage is None and call.error is None:
+            self.trace.note("A backend reported no usage for a call: the totals leave it out.")
+        return answer
 
     def _failed(self, call: Call, error: BaseException) -> None:
         call.seconds = self.trace.seconds - call.at

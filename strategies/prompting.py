@@ -71,7 +71,9 @@ class Prompt:
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        return _ENVIRONMENT.from_string(self.source)
+        template = _ENVIRONMENT.from_string(self.source)
+        template.globals = dict(template.globals)  # a ChainMap, which each rendering would walk in Python
+        return template
 
     def __call__(self, **variables: object) -> Ask:
         """The wording with its variables filled in, as one user message.

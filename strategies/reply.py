@@ -74,6 +74,11 @@ class Reply:
         return self.answer
 
     @property
+    def arrived(self) -> bool:
+        """Whether all of it is there."""
+        return self._source is None
+
+    @property
     def answer(self) -> Answer:
         """The answer as far as it has come."""
         return joined(self._seen, self._ending)
