@@ -134,9 +134,7 @@ class Passthrough:
         with suppress(Exception):
             await self.app(scope, receive, send)
 
-    async def _serve(
-        self, request_id: str, raw: bytes, headers: Headers, scope: Scope, send: Send
-    ) -> None:
+    async def _serve(self, request_id: str, raw: bytes, headers: Headers, scope: Scope, send: Send) -> None:
         found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         read = read_body if scope["path"] == CHAT_PATH else read_responses_body
         request = read(raw, found.get(STRATEGY_HEADER))

@@ -21,9 +21,9 @@ from veridical.retrievers.storage import BM25Info, StoredIndex
 from veridical.retrievers.terms import Analyzer
 
 FOLDER = "bm25"
-#: Passages up to which an index is searched where it is asked. That takes less than 1 ms, most of it Python's,
-#: which a thread would do no sooner, and opening has read the files.
-SMALL = 10_000
+#: Passages up to which an index is searched where it is asked: that takes less than a millisecond, most
+#: of which a thread would hold the interpreter for as well, and opening has read the files.
+SMALL = 5_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,11 @@ class BM25Index:
             model = _bm25s().BM25.load(folder, mmap=True, show_progress=False)
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise IndexCorrupt(f"{folder} cannot be read: {error}") from error
-        for name in ("data", "indices", "indptr"):  # as plain arrays: slicing a memmap costs ten times as much
+        for name in (
+            "data",
+            "indices",
+            "indptr",
+        ):  # as plain arrays: slicing a memmap costs ten times as much
             model.scores[name] = np.asarray(model.scores[name])
         _check(folder, model, info, len(stored.passages))
         return cls(model, Analyzer(info.language), stored.passages, stored.manifest.fingerprint)

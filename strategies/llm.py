@@ -116,11 +116,10 @@ class LLM:
         self.trace.answering()
         if reply.arrived:
             self._account(reply, call)
-            metered = Reply(reply.items, reply.aclose)
         else:
-            metered = Reply(self._metered(reply, call), self._closing(reply, call))
-        metered.part = self.part
-        return metered
+            reply = Reply(self._metered(reply, call), self._closing(reply, call))
+        reply.part = self.part
+        return reply
 
     def _closing(self, reply: Reply, call: Call) -> Callable[[], Awaitable[None]]:
         async def close() -> None:

@@ -26,13 +26,14 @@ class Reply:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._on_close = on_close
-        self._source = None if isinstance(deltas, Sequence) else deltas
+        self._source: AsyncGenerator[Delta | Ending, None] | None = None
         self._seen: list[Delta] = []
         self._ending = Ending()
-        self._listeners: list[Callable[[Answer], None]] = []
         if isinstance(deltas, Sequence):
             for item in deltas:
                 self._keep(item)
+        else:
+            self._source = deltas
         self.status = Status.VERIFIED
         self.claims: tuple[Claim, ...] = ()
         self.evidence: tuple[Evidence, ...] = ()
