@@ -33,7 +33,7 @@ class Ask:
     def after(self, messages: Sequence[Message]) -> Ask:
         """The same ask at the end of a conversation: what is shared stands first, so that a
         prefix-caching server reuses it."""
-        return replace(self, messages=(*messages, *self.messages))
+        return Ask(self.step, (*messages, *self.messages), self.prompt)
 
     def over(self, conversation: Conversation) -> Ask:
         """The same ask in the place of the conversation's last question, what came before it kept."""

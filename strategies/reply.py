@@ -29,6 +29,7 @@ class Reply:
         self._source: AsyncGenerator[Delta | Ending, None] | None = None
         self._seen: list[Delta] = []
         self._ending = Ending()
+        self._joined: Answer | None = None
         if isinstance(deltas, Sequence):
             for item in deltas:
                 self._keep(item)
@@ -49,6 +50,7 @@ class Reply:
         return cls([delta, Ending(answer.usage, answer.envelope, others)])
 
     def _keep(self, item: Delta | Ending) -> Delta | None:
+        self._joined = None
         if isinstance(item, Ending):
             self._ending = self._ending.joined(item)
             return None
@@ -82,7 +84,9 @@ class Reply:
     @property
     def answer(self) -> Answer:
         """The answer as far as it has come."""
-        return joined(self._seen, self._ending)
+        if self._joined is None:
+            self._joined = joined(self._seen, self._ending)
+        return self._joined
 
     @property
     def items(self) -> list[Delta | Ending]:
