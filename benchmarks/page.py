@@ -215,7 +215,7 @@ def strategies() -> str:
         return NOT_YET
     sizes = list(next(iter(figures["strategies"].values()))["crowds"])
     head = ["strategy", "calls", "depth", "alone", "streamed", *(f"{n} at once" for n in sizes)]
-    head += ["CPU ms a call", "first byte, s"]
+    head += ["CPU ms a call", "one by one", "first byte, s"]
     rows = [
         [
             f"`{name}`".replace("|", "\\|"),
@@ -225,6 +225,7 @@ def strategies() -> str:
             number(one["streamed"], ".3f"),
             *(number(one["crowds"][size], ".3f") for size in sizes),
             number(one["cpu_ms"]),
+            number(one.get("cpu_one_by_one_ms")),
             number(one["first_byte_s"], ".3f"),
         ]
         for name, one in figures["strategies"].items()

@@ -6,6 +6,10 @@ A scripted upstream answers each call after exactly `delay`. Alone, a request's 
 critical path, depth x delay; of many at once, by what a bare aiohttp loop needs that makes the same calls in
 the same order. The first byte of a stream counts from when its first backend call is answered, or from one
 second, whichever is first. Figures are medians.
+
+CPU is the proxy process's alone, by the calls that it made: a call for several choices is one, and a request
+of one call has the whole request's cost on it. Requests one by one are told apart: each wakes a process that
+has slept, and finds the processor's caches full of others' data, which costs up to twice as much.
 """
 
 from __future__ import annotations
@@ -70,8 +74,11 @@ async def traced(session: aiohttp.ClientSession, model: str) -> dict[str, Any]:
 async def bare(session: aiohttp.ClientSession, trail: dict[str, Any]) -> None:
     """The calls of a run and nothing else: those of one depth at once, then the next."""
     for depth in range(1, trail["depth"] + 1):
-        level = [step["messages"] for step in trail["steps"] if step["depth"] == depth]
-        bodies = [{"model": "m", "messages": messages} for messages in level]
+        level = [step for step in trail["steps"] if step["depth"] == depth]
+        bodies = [
+            {"model": "m", "messages": step["messages"], "n": 1 + len(step.get("others", ()))}
+            for step in level
+        ]
         await asyncio.gather(*(post(session, UPSTREAM, body) for body in bodies))
 
 
@@ -113,14 +120,17 @@ async def measured(
     alone = [await ask(session, model) / path for _ in range(options.rounds)]
     streamed = [await ask(session, model, stream=True) / path for _ in range(options.rounds)]
     first = [await first_bytes(session, model) for _ in range(options.rounds)]
-    crowds, cpu = {}, []
+    crowds = {}
+    one_by_one: list[float] = []
+    many: list[float] = []
     for size in map(int, options.crowds.split(",")):
         ratios = []
         for _ in range(options.crowd_rounds):
             without = await seconds(bare(session, trail) for _ in range(size))
             before = cpu_s(pid)
             through = await seconds(ask(session, model) for _ in range(size))
-            cpu.append((cpu_s(pid) - before) / (size * trail["calls"]))
+            spent = 1e3 * (cpu_s(pid) - before) / (size * trail["calls"])
+            (many if size > 1 else one_by_one).append(spent)
             ratios.append(through / without)
         crowds[str(size)] = statistics.median(ratios)
     return {
@@ -130,7 +140,8 @@ async def measured(
         "streamed": statistics.median(streamed),
         "first_byte_s": statistics.median(first) - min(options.delay, 1.0),
         "crowds": crowds,
-        "cpu_ms": 1e3 * statistics.median(cpu),
+        "cpu_ms": statistics.median(many or one_by_one),
+        "cpu_one_by_one_ms": statistics.median(one_by_one) if one_by_one else None,
     }
 
 

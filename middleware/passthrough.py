@@ -1,4 +1,4 @@
-"""Chats and responses ahead of FastAPI: `direct` is relayed as bytes, everything else goes on inside.
+"""Chats and responses ahead of FastAPI: `direct` is relayed as bytes, everything else is run and answered.
 
 A relayed answer is the backend's own bytes; our id and the backend's name stand in headers.
 """
@@ -81,7 +81,7 @@ Request = ChatBody | ResponsesBody
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A chat on its way inside: read, routed, its strategy and the shape of its answer known."""
+    """A chat to be answered: read, routed, its strategy and the shape of its answer known."""
 
     id: str
     request: ChatBody
@@ -93,8 +93,7 @@ class ChatCall:
 
 
 class Passthrough:
-    """Wraps the app. Reads chats and responses, relays the direct ones, hands the others in as
-    `ChatCall`."""
+    """Wraps the app. Reads chats and responses, relays the direct ones and answers the others."""
 
     def __init__(self, app: Any, assembly: Assembly) -> None:
         self.app, self.assembly = app, assembly
@@ -122,7 +121,7 @@ class Passthrough:
         sending = Sending(send)
         try:
             raw = await read_request_body(scope, receive, self.assembly.settings.server.max_body_bytes)
-            await until_gone(scope, receive, self._serve(request_id, raw, headers, scope, receive, sending))
+            await until_gone(scope, receive, self._serve(request_id, raw, headers, scope, sending))
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
@@ -134,9 +133,7 @@ class Passthrough:
         with suppress(Exception):
             await self.app(scope, receive, send)
 
-    async def _serve(
-        self, request_id: str, raw: bytes, headers: Headers, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, request_id: str, raw: bytes, headers: Headers, scope: Scope, send: Send) -> None:
         found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         read = read_body if scope["path"] == CHAT_PATH else read_responses_body
         request = read(raw, found.get(STRATEGY_HEADER))
@@ -161,8 +158,7 @@ class Passthrough:
                     return
             chat, wire = await self._chat(request_id, request, route, scope)
             call = ChatCall(request_id, chat, route, strategy, told, wire, meter)
-            scope.setdefault("state", {})["chat"] = call
-            await self.app(scope, receive, send)
+            await answer(call, self.assembly, send)
         finally:
             if meter:
                 meter.close()
@@ -303,7 +299,7 @@ async def answer(call: ChatCall, assembly: Assembly, send: Send) -> None:
         (BACKEND_HEADER, call.route.mounted.name.encode()),
         *(call.meter.headers if call.meter else ()),
     ]
-    direct = str(call.strategy) == "direct"
+    direct = call.strategy.name == "direct"
     limits = assembly.settings.limits
     try:
         check_n(call.request, assembly.settings.server.max_n)

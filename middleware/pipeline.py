@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from veridical.middleware.cache.asking import Caching
@@ -25,13 +25,13 @@ from veridical.strategies.errors import (
     UnparsableOutput,
     VeridicalError,
 )
-from veridical.strategies.evidence import supports
+from veridical.strategies.evidence import Support, supports
 from veridical.strategies.llm import LLM
 from veridical.strategies.reply import Reply
 from veridical.strategies.sharing import Sharing
 from veridical.strategies.tools.base import Tool
 from veridical.strategies.trace import Call, Retrieval, Trace
-from veridical.strategies.types import Answer, Conversation, Delta, Status, Usage
+from veridical.strategies.types import Answer, Conversation, Delta, Evidence, Status, Usage
 
 #: What a strategy may run into and still have a draft to fall back on.
 FAILURES = (BackendError, RetrievalFailed, ToolFailed, UnparsableOutput)
@@ -74,7 +74,7 @@ class Run:
         asked = self.request.controls.budget
         self.budget = Budget(self.limits.lowered(asked.max_calls, asked.max_tokens, asked.deadline_s))
         self.choices = [Choice(index, Trace()) for index in range(self.request.n)]
-        self.direct = str(self.strategy) == "direct"
+        self.direct = self.strategy.name == "direct"
 
     def watch(self, on_progress: Callable[[int, str], None] | None, on_status: Callable[[], None]) -> None:
         """Tell of each choice's steps in words, and of the first backend call that is accepted."""
@@ -222,7 +222,7 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         report["roles"] = {role: route.name for role, route in run.roles.items()}
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
-        report["evidence"] = [asdict(each) for each in found.values()]
+        report["evidence"] = [_fields(each) for each in found.values()]
     if any(trace.retrievals for trace in traces):
         report["retrievals"] = [_retrieval(search) for trace in traces for search in trace.retrievals]
     if len(told) > 1:
@@ -259,14 +259,19 @@ def _told(choice: Choice) -> dict[str, Any]:
     if reply and reply.confidence is not None:
         told["confidence"] = round(reply.confidence, 4)
     if reply and reply.evidence:
-        told["support"] = [asdict(each) for each in supports(reply.answer.text, reply.evidence)]
+        told["support"] = [_fields(each) for each in supports(reply.answer.text, reply.evidence)]
     return told
+
+
+def _fields(value: Evidence | Support | Retrieval) -> dict[str, Any]:
+    """A value's fields by name, as they are: `asdict` would copy what is about to be written."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _retrieval(search: Retrieval) -> dict[str, Any]:
     """One search, without what it found: that stands in the evidence."""
     seconds = None if search.seconds is None else round(search.seconds, 3)
-    return {**asdict(search), "at": round(search.at, 3), "seconds": seconds, "found": list(search.found)}
+    return {**_fields(search), "at": round(search.at, 3), "seconds": seconds, "found": list(search.found)}
 
 
 def _claim(claim: Any) -> dict[str, Any]:

@@ -153,8 +153,8 @@ class EventStream:
             await asyncio.gather(work, return_exceptions=True)
 
     async def _wait_for_status(self, work: asyncio.Future[None]) -> None:
-        """Until a backend accepts a call, or has words, or a second is over; an early failure keeps
-        its status."""
+        """Until a backend accepts a call, or has words, or a second is over; a failure before keeps its
+        status, one behind it becomes an event, however soon it comes."""
         accepted = asyncio.ensure_future(self.accepted.wait())
         try:
             await asyncio.wait((work, accepted), timeout=STATUS_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -162,7 +162,7 @@ class EventStream:
             accepted.cancel()
             with suppress(asyncio.CancelledError):
                 await accepted
-        if work.done() and work.exception():
+        if work.done() and work.exception() and not self.accepted.is_set():
             await work
 
     async def _start(self) -> None:

@@ -54,7 +54,10 @@ class Source:
         retriever = await self.open()
         try:
             async with asyncio.timeout(self.timeout_s):
-                found = await retriever.ainvoke(query, {"callbacks": callbacks}, k=k)
+                if callbacks is None:  # nobody hears of langchain's run, which may cost more than the search
+                    found = await retriever.afind(query, k)
+                else:
+                    found = await retriever.ainvoke(query, {"callbacks": callbacks}, k=k)
         except TimeoutError:
             words = f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
             raise RetrieverTimeout(words, retriever=self.name) from None

@@ -1,5 +1,5 @@
-"""The routes behind `Passthrough`, in FastAPI: chats and responses that take a strategy, models, keys' usage,
-kept responses, health, metrics and the OpenAPI page; behind them all, what a backend is asked for.
+"""The routes behind `Passthrough`, in FastAPI: models, keys' usage, kept responses, health, metrics and the
+OpenAPI page; behind them all, what a backend is asked for.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 
-from veridical.middleware import passthrough
 from veridical.middleware.access.gate import Gate, may_use
 from veridical.middleware.assembly import Assembly
 from veridical.middleware.auth import key_of
 from veridical.middleware.errors import error_response, error_type
 from veridical.middleware.observing.scraping import Scraping
 from veridical.middleware.openapi import CHAT_DOCUMENTATION, RESPONSES_DOCUMENTATION
+from veridical.middleware.passthrough import CHAT_PATH, RESPONSES_PATH
 from veridical.middleware.relaying import forwarded
 from veridical.middleware.responding import Receive, Scope, Send
 from veridical.middleware.responses.archive import Archive, is_ours, owner_of, page
@@ -45,18 +45,6 @@ def routed(assembly: Assembly) -> FastAPI:
     return app
 
 
-class Answer(Response):
-    """The response of a strategy: it works while it is sent, until `Passthrough` sees the client leave."""
-
-    def __init__(self, call: passthrough.ChatCall, assembly: Assembly) -> None:
-        super().__init__()
-        self.call, self.assembly = call, assembly
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the strategy and send what it says."""
-        await passthrough.answer(self.call, self.assembly, send)
-
-
 class Elsewhere(Response):
     """The response to what a backend must be asked for: passed on as it comes."""
 
@@ -78,10 +66,10 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
         usable = [name for name in assembly.advertised if may_use(key, assembly.pipelines.read(name))]
         return await assembly.router.models(headers, usable, key.allows_model)
 
-    @app.post(passthrough.CHAT_PATH, openapi_extra=CHAT_DOCUMENTATION, response_class=JSONResponse)
-    async def chat_completions(request: Request) -> Response:
+    @app.post(CHAT_PATH, openapi_extra=CHAT_DOCUMENTATION, response_class=JSONResponse)
+    async def chat_completions() -> Response:
         """Answer a chat: OpenAI's endpoint, with a strategy where one is asked for."""
-        return Answer(request.state.chat, assembly)
+        raise _answered_before()
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
@@ -95,6 +83,11 @@ def _add_routes(app: FastAPI, assembly: Assembly) -> None:
         if name not in listed:
             raise NotFound("model", name, listed, param="model")
         return listed[name]
+
+
+def _answered_before() -> Exception:
+    """What a route raises that stands for the OpenAPI page only: `Passthrough` answers its requests."""
+    return AssertionError("Passthrough has let a request through that it answers itself")
 
 
 def _add_health(app: FastAPI, assembly: Assembly) -> None:
@@ -136,10 +129,10 @@ def _add_responses_routes(app: FastAPI, assembly: Assembly, others: Transparent)
     def archive(request: Request) -> Archive:
         return Archive(assembly.responses, owner_of(request.scope))
 
-    @app.post(passthrough.RESPONSES_PATH, openapi_extra=RESPONSES_DOCUMENTATION, response_class=JSONResponse)
-    async def responses(request: Request) -> Response:
+    @app.post(RESPONSES_PATH, openapi_extra=RESPONSES_DOCUMENTATION, response_class=JSONResponse)
+    async def responses() -> Response:
         """Answer in the shape of OpenAI's Responses API, with a strategy where one is asked for."""
-        return Answer(request.state.chat, assembly)
+        raise _answered_before()
 
     @app.get("/v1/responses/{response_id}")
     async def response(response_id: str, request: Request) -> Response:

@@ -21,6 +21,9 @@ from veridical.retrievers.storage import BM25Info, StoredIndex
 from veridical.retrievers.terms import Analyzer
 
 FOLDER = "bm25"
+#: Passages up to which an index is searched where it is asked: that takes less than a millisecond, most
+#: of which a thread would hold the interpreter for as well, and opening has read the files.
+SMALL = 5_000
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class BM25Index:
             model = _bm25s().BM25.load(folder, mmap=True, show_progress=False)
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise IndexCorrupt(f"{folder} cannot be read: {error}") from error
+        for name in (
+            "data",
+            "indices",
+            "indptr",
+        ):  # as plain arrays: slicing a memmap costs ten times as much
+            model.scores[name] = np.asarray(model.scores[name])
         _check(folder, model, info, len(stored.passages))
         return cls(model, Analyzer(info.language), stored.passages, stored.manifest.fingerprint)
 
@@ -142,6 +151,12 @@ class BM25Retriever(Retriever):
     def identity(self) -> str:
         """The index and how its results are told apart."""
         return f"bm25:{self.index.identity}:{self.distinct}"
+
+    async def afind(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
+        """Search the index; a large one in a worker thread."""
+        if len(self.index.passages) <= SMALL:
+            return self.find(query, k, callbacks)
+        return await super().afind(query, k, callbacks)
 
     def find(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """Search the index."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
 from typing import Protocol
 
+import orjson
+
+from veridical.strategies.errors import InvalidRequest
 from veridical.strategies.reply import Reply
 from veridical.strategies.types import Message, Params
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChatRequest:
     """One chat completion to ask for: one choice, streamed or whole, or `n` choices, whole.
 
@@ -28,6 +33,21 @@ class ChatRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     n: int = 1
     step: str = ""
+
+    @cached_property
+    def draw(self) -> bytes:
+        """What makes two requests the same draw, as a hash: model, messages, parameters, sample number.
+        How the answer travels does not matter.
+
+        Raises:
+            InvalidRequest: the body is nested too deeply to be written.
+        """
+        params = {key: value for key, value in self.params.items() if key != "stream_options"}
+        asked = (self.model, self.messages, params, str(self.sample), self.n)
+        try:
+            return blake2b(orjson.dumps(asked, default=dict, option=orjson.OPT_SORT_KEYS)).digest()
+        except orjson.JSONEncodeError:
+            raise InvalidRequest("The body is nested too deeply.") from None
 
 
 class Backend(Protocol):

@@ -16,8 +16,12 @@ async def concurrently(fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterabl
     """Run `fn` on every item at once and return the results in order.
 
     The first failure cancels the others and is raised as it is. After the join the caller
-    stands behind the longest chain of calls that any item made (`trace.chain`).
+    stands behind the longest chain of calls that any item made (`trace.chain`). One item alone needs
+    no task of its own.
     """
+    items = list(items)
+    if len(items) == 1:
+        return [await fn(items[0])]
 
     async def follow(item: T) -> tuple[R, int]:
         result = await fn(item)

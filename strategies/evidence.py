@@ -27,13 +27,18 @@ def cleaned(text: str, limit: int = MAX_PASSAGE_CHARS) -> str:
     One line, so that a passage cannot pretend to end and another, with a number, to begin.
     """
     folded = unicodedata.normalize("NFC", text)
-    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in folded)
+    # `isprintable` says no of exactly the categories C and Z, but for the blank.
+    plain = folded if folded.isprintable() else "".join(c if c.isprintable() else " " for c in folded)
     while _FENCE.search(plain):  # what removing one mark joins may be another
         plain = _FENCE.sub(" ", plain)
-    line = " ".join(_CITATION.sub(r"(\1)", plain).split())
+    line = " ".join(_CITATION.sub(_in_round_brackets, plain).split())
     if len(line) <= limit:
         return line
     return line[:limit].rpartition(" ")[0] + " …"
+
+
+def _in_round_brackets(citation: re.Match[str]) -> str:
+    return f"({citation[1]})"
 
 
 def fenced(evidence: Sequence[Evidence]) -> str:

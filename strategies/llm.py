@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -114,9 +114,12 @@ class LLM:
         if call.cached:
             self.budget.calls -= 1
         self.trace.answering()
-        metered = Reply(self._metered(reply, call), self._closing(reply, call))
-        metered.part = self.part
-        return metered
+        if reply.arrived:
+            self._account(reply, call)
+        else:
+            reply = Reply(self._metered(reply, call), self._closing(reply, call))
+        reply.part = self.part
+        return reply
 
     def _closing(self, reply: Reply, call: Call) -> Callable[[], Awaitable[None]]:
         async def close() -> None:
@@ -134,17 +137,22 @@ class LLM:
             self._failed(call, error)
             raise
         finally:
-            answer = reply.answer
-            call.seconds = self.trace.seconds - call.at
-            call.output, call.others = answer.text, tuple(other.text for other in reply.others)
-            if not call.shared:
-                call.usage = answer.usage
-                if not call.cached:
-                    self.budget.spend(answer.usage)
+            answer = self._account(reply, call)
             await reply.aclose()
-        if answer.usage is None:
-            self.trace.note("A backend reported no usage for a call: the totals leave it out.")
         yield Ending(answer.usage, answer.envelope, reply.others)
+
+    def _account(self, reply: Reply, call: Call) -> Answer:
+        """Meter and trace what has come of a reply: all of it, or as far as it came."""
+        answer = reply.answer
+        call.seconds = self.trace.seconds - call.at
+        call.output, call.others = answer.text, tuple(other.text for other in reply.others)
+        if not call.shared:
+            call.usage = answer.usage
+            if not call.cached:
+                self.budget.spend(answer.usage)
+        if answer.usage is None and call.error is None:
+            self.trace.note("A backend reported no usage for a call: the totals leave it out.")
+        return answer
 
     def _failed(self, call: Call, error: BaseException) -> None:
         call.seconds = self.trace.seconds - call.at
@@ -176,7 +184,9 @@ class LLM:
 
     def shaped(self, into: type[T], params: Params) -> Params:
         """A strategy's own parameters, with the shape of `into` where the backend can hold to it."""
-        own = self._own(params)
+        return self._shaped(into, self._own(params))
+
+    def _shaped(self, into: type[T], own: Params) -> Params:
         if "json_schema" not in self.backend.supports or not self.backend.adapted({"response_format": None}):
             return own
         lengths = "schema_lengths" in self.backend.supports
@@ -184,7 +194,8 @@ class LLM:
 
     async def constrained(self, ask: Ask, into: type[T], params: Params) -> Answer:
         """The model's answer, unread, held to the shape of `into` where the backend can do that."""
-        own, shaped = self._own(params), self.shaped(into, params)
+        own = self._own(params)
+        shaped = self._shaped(into, own)
         try:
             return await self._asked(ask, shaped)
         except BackendRefused as refused:
@@ -214,6 +225,7 @@ def ask_more(ask: Ask, answer: str, remark: str) -> Ask:
     return replace(ask, messages=(*ask.messages, *more))
 
 
+_DECODER = json.JSONDecoder()
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
@@ -225,7 +237,7 @@ def parsed(text: str, into: type[T]) -> T:
     """
     for candidate in _candidates(text):
         try:
-            value, _ = json.JSONDecoder().raw_decode(candidate)
+            value, _ = _DECODER.raw_decode(candidate)
         except (ValueError, RecursionError):
             continue
         try:
@@ -237,10 +249,11 @@ def parsed(text: str, into: type[T]) -> T:
     raise ValueError("no JSON value found")
 
 
-def _candidates(text: str) -> Sequence[str]:
-    fenced = [match.strip() for match in _FENCE.findall(text)]
-    starts = [text[at:] for at in (text.find("{"), text.find("[")) if at >= 0]
-    return [text.strip(), *fenced, *starts]
+def _candidates(text: str) -> Iterator[str]:
+    """What of `text` may be the value: all of it, what is fenced, what begins with a bracket."""
+    yield text.strip()
+    yield from (match.strip() for match in _FENCE.findall(text))
+    yield from (text[at:] for at in (text.find("{"), text.find("[")) if at >= 0)
 
 
 @lru_cache(maxsize=128)

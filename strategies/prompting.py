@@ -81,7 +81,9 @@ class Prompt:
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        return environment().from_string(self.source)
+        template = environment().from_string(self.source)
+        template.globals = dict(template.globals)  # a ChainMap, which each rendering would walk in Python
+        return template
 
     def __call__(self, **variables: object) -> Ask:
         """The wording with its variables filled in, as one user message.

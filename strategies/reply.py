@@ -26,13 +26,15 @@ class Reply:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._on_close = on_close
-        self._source = None if isinstance(deltas, Sequence) else deltas
+        self._source: AsyncGenerator[Delta | Ending, None] | None = None
         self._seen: list[Delta] = []
         self._ending = Ending()
-        self._listeners: list[Callable[[Answer], None]] = []
+        self._joined: Answer | None = None
         if isinstance(deltas, Sequence):
             for item in deltas:
                 self._keep(item)
+        else:
+            self._source = deltas
         self.status = Status.VERIFIED
         self.claims: tuple[Claim, ...] = ()
         self.evidence: tuple[Evidence, ...] = ()
@@ -48,6 +50,7 @@ class Reply:
         return cls([delta, Ending(answer.usage, answer.envelope, others)])
 
     def _keep(self, item: Delta | Ending) -> Delta | None:
+        self._joined = None
         if isinstance(item, Ending):
             self._ending = self._ending.joined(item)
             return None
@@ -74,9 +77,16 @@ class Reply:
         return self.answer
 
     @property
+    def arrived(self) -> bool:
+        """Whether all of it is there."""
+        return self._source is None
+
+    @property
     def answer(self) -> Answer:
         """The answer as far as it has come."""
-        return joined(self._seen, self._ending)
+        if self._joined is None:
+            self._joined = joined(self._seen, self._ending)
+        return self._joined
 
     @property
     def items(self) -> list[Delta | Ending]:

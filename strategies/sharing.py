@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-
-import orjson
 
 from veridical.strategies.backend import Backend, ChatRequest
-from veridical.strategies.errors import InvalidRequest
 from veridical.strategies.reply import Ending, Reply
 from veridical.strategies.trace import chain
 from veridical.strategies.types import Delta, Params
@@ -49,11 +45,11 @@ class Sharing:
 
     def holds(self, request: ChatRequest) -> bool:
         """Whether the request would share a call that has run or is running."""
-        return same_draw(request) in self._results
+        return request.draw in self._results
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Answer, with the result of an equal call where there is one; its reply is then `shared`."""
-        key = same_draw(request)
+        key = request.draw
         while (held := self._results.get(key)) is not None:
             try:
                 result = await asyncio.shield(held)
@@ -97,13 +93,3 @@ class Sharing:
             held: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             held.set_result(Result(reply.items, depth))
             self._results[key] = held
-
-
-def same_draw(request: ChatRequest) -> bytes:
-    """What makes two requests the same draw. How the answer travels does not matter."""
-    params = {key: value for key, value in request.params.items() if key != "stream_options"}
-    asked = (request.model, request.messages, params, str(request.sample), request.n)
-    try:
-        return blake2b(orjson.dumps(asked, default=dict, option=orjson.OPT_SORT_KEYS)).digest()
-    except orjson.JSONEncodeError:
-        raise InvalidRequest("The body is nested too deeply.") from None

@@ -183,9 +183,9 @@ def visible(content: Any) -> str:
         text = "\n".join(str(part["text"]) for part in parts if isinstance(part.get("text"), str))
     else:
         return ""
-    if "</think>" in text and "<think>" not in text:
-        return text.partition("</think>")[2].lstrip()
-    return _THINKING.sub("", text)
+    if "<think>" in text:
+        return _THINKING.sub("", text)
+    return text.partition("</think>")[2].lstrip() if "</think>" in text else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ _CONCLUSION = re.compile(
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
+#: What is neither a letter, a digit nor white space.
+_MARK = re.compile(r"[^\w\s]|_")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # fmt: off
 _NUMERALS = {
@@ -49,15 +51,15 @@ def normalised(answer: str) -> str:
     """
     text = unicodedata.normalize("NFKC", answer).casefold()
     text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
-    text = "".join(_spelled(text, at) for at in range(len(text)))
+    text = _MARK.sub(_spelled, text)
     words = _ARTICLE.sub(" ", text).split() or text.split()  # "A" may be the answer
     return " ".join(_number(_NUMERALS.get(word, word)) for word in words)
 
 
-def _spelled(text: str, at: int) -> str:
-    """The character, or a blank for punctuation; nothing for what joins its word ("U.S.", "it's")."""
-    char = text[at]
-    if char.isalnum() or unicodedata.category(char).startswith("M"):
+def _spelled(mark: re.Match[str]) -> str:
+    """The mark, or a blank for punctuation; nothing for what joins its word ("U.S.", "it's")."""
+    char, text, at = mark[0], mark.string, mark.start()
+    if unicodedata.category(char).startswith("M"):
         return char
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
     if after.isdigit() and char in "-−" and not before.isalnum():
@@ -70,6 +72,8 @@ def _spelled(text: str, at: int) -> str:
 
 
 def _number(word: str) -> str:
+    if not word[-1].isdigit():
+        return word
     sign, digits = ("-", word[1:]) if word.startswith("-") else ("", word)
     if not _NUMBER.fullmatch(digits) or not digits.isascii():
         return word

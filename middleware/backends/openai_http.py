@@ -343,17 +343,17 @@ def _answers(found: Mapping[str, Any], n: int) -> list[Answer]:
     choices = found.get("choices")
     if not isinstance(choices, list) or not choices:
         raise BackendFailed("The backend's answer is no chat completion.")
-    first, *others = [_answer(choice) for choice in choices[:n]]
+    first, *others = choices[:n]
     envelope = {key: value for key, value in found.items() if key not in OURS}
-    return [replace(first, usage=_usage(found), envelope=envelope), *others]
+    return [_answer(first, _usage(found), envelope), *map(_answer, others)]
 
 
-def _answer(choice: Any) -> Answer:
+def _answer(choice: Any, usage: Usage | None = None, envelope: Mapping[str, Any] | None = None) -> Answer:
     message = choice.get("message") if isinstance(choice, dict) else None
     finish = choice.get("finish_reason") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not _is_message(message) or not isinstance(finish, str | None):
         raise BackendFailed("The backend's answer is no chat completion.")
-    return Answer(message, finish or "stop", choice.get("logprobs"))
+    return Answer(message, finish or "stop", choice.get("logprobs"), usage, envelope or {})
 
 
 def _usage(found: Mapping[str, Any]) -> Usage | None:
@@ -362,10 +362,11 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     llama.cpp before it wrote `prompt_tokens_details` told the cached tokens in `timings` only.
     """
     usage, timings = found.get("usage"), found.get("timings")
-    if not isinstance(usage, Mapping) or not usage:
+    if not isinstance(usage, dict) or not usage:
         return None
-    cached = timings.get("cache_n") if isinstance(timings, Mapping) else None
-    return Usage.from_wire({"prompt_tokens_details": {"cached_tokens": cached}, **usage})
+    if isinstance(timings, dict):
+        usage = {"prompt_tokens_details": {"cached_tokens": timings.get("cache_n")}, **usage}
+    return Usage.from_wire(usage)
 
 
 def _is_message(found: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -13,7 +13,6 @@ from veridical.middleware.cache.cache import Cache
 from veridical.middleware.protocol import CacheRequest
 from veridical.middleware.routing import Mounted
 from veridical.strategies.backend import ChatRequest
-from veridical.strategies.sharing import same_draw
 from veridical.strategies.types import Params
 
 #: Raised when what a key is made of, or what lies under it, changes.
@@ -55,7 +54,7 @@ class Caching:
         """
         seen = sorted(_seen(mounted, request.headers).items())
         place = [VERSION, self.cache.identities[mounted.name], seen, self.sample, relayed]
-        return blake2b(orjson.dumps(place) + same_draw(request), digest_size=32).hexdigest()
+        return blake2b(orjson.dumps(place) + request.draw, digest_size=32).hexdigest()
 
 
 def caching(cache: Cache | None, headers: Mapping[str, str], asked: CacheRequest) -> Caching | None:

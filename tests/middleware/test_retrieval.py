@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
 
+from veridical.middleware.retrieval import Source
 from veridical.retrievers.index import build
+from veridical.retrievers.testing import FakeRetriever
 from veridical.strategies.errors import ConfigError
 from veridical.tests.conftest import Serve
 from veridical.tests.proxy import Proxy
@@ -142,3 +147,21 @@ def test_a_domain_of_an_unknown_source_stops_the_start(serve: Serve, folder: Pat
     domain = {"description": "x", "sources": ["pagse"]}
     with pytest.raises(ConfigError, match=r"domains\.d\.sources.*'pagse'.*pages"):
         serve(retrievers={"pages": {"type": "index", "path": str(folder)}}, domains={"d": domain})
+
+
+def test_who_listens_hears_of_a_search_and_nobody_gets_other_documents() -> None:
+    class Listener(AsyncCallbackHandler):
+        queries: list[str]
+
+        async def on_retriever_start(self, serialized: Any, query: str, **_: Any) -> None:
+            self.queries.append(query)
+
+    async def main() -> None:
+        listener = Listener()
+        listener.queries = []
+        source = Source("pages", lambda: FakeRetriever(sources=("nile", "seine")))
+        unheard = await source.search("one", 2)
+        assert await source.search("two", 2, [listener]) == unheard
+        assert listener.queries == ["two"]
+
+    asyncio.run(main())

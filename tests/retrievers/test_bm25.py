@@ -1,10 +1,12 @@
+import asyncio
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from veridical.retrievers import index
+from veridical.retrievers import bm25, index
 from veridical.retrievers.bm25 import BM25Index, BM25Retriever, BM25Settings
 from veridical.retrievers.errors import RetrieverMisconfigured
 from veridical.retrievers.testing import PAGES, QUESTIONS, write_jsonl
@@ -42,10 +44,24 @@ async def in_async(retriever: BM25Retriever, question: str, **kwargs: int) -> li
 
 
 def test_async_gives_the_same(retriever: BM25Retriever) -> None:
-    import asyncio
-
     found = asyncio.run(in_async(retriever, "Nobel Prize"))
     assert found == [doc.metadata["source"] for doc in retriever.invoke("Nobel Prize")]
+
+
+@pytest.mark.parametrize(("small", "in_a_thread"), [(bm25.SMALL, False), (0, True)])
+def test_only_a_large_index_is_searched_in_a_thread(
+    retriever: BM25Retriever, monkeypatch: pytest.MonkeyPatch, small: int, in_a_thread: bool
+) -> None:
+    threads: list[int] = []
+
+    def search(self: BM25Index, query: str, k: int, **_: str) -> list[object]:
+        threads.append(threading.get_ident())
+        return []
+
+    monkeypatch.setattr(bm25, "SMALL", small)
+    monkeypatch.setattr(BM25Index, "search", search)
+    asyncio.run(retriever.ainvoke("Nobel Prize"))
+    assert (threads != [threading.get_ident()]) is in_a_thread
 
 
 def test_k_may_be_given_per_call(retriever: BM25Retriever) -> None:
