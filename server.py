@@ -50,7 +50,7 @@ def create_app(settings: Settings, reread: Reread | None = None, parent: Parent 
         finally:
             await assembly.close()
 
-    wrapped: Any = Passthrough(Lifespan(inner, lifespan), assembly)
+    wrapped: Any = Passthrough(Lifespan(inner, lifespan), assembly, inner.made)
     if assembly.gate:
         wrapped = ClientKeys(wrapped, assembly.gate.directory)
     return assembly.observers.around(wrapped)

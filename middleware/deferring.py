@@ -31,7 +31,7 @@ class Deferred:
         """Serve one connection scope."""
         if self._app is None:
             try:
-                await self._made()
+                await self.made()
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 await respond_error(error, [], send)
                 return
@@ -49,11 +49,16 @@ class Deferred:
     async def _made_unasked(self) -> None:
         await asyncio.sleep(QUIET_S)
         try:
-            await self._made()
+            await self.made()
         except Exception as error:  # noqa: BLE001 - nobody waits; the next request is told, if it fails again
             error_object(error)  # which logs it
 
-    async def _made(self) -> None:
+    async def made(self) -> None:
+        """Wait until it is made.
+
+        Raises:
+            Exception: it could not be.
+        """
         if self._app is None:
             if self._making is None:
                 self._making = asyncio.create_task(self._made_on_thread())

@@ -5,7 +5,7 @@ A relayed answer is the backend's own bytes; our id and the backend's name stand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,10 +93,11 @@ class ChatCall:
 
 
 class Passthrough:
-    """Wraps the app. Reads chats and responses, relays the direct ones and answers the others."""
+    """Wraps the app. Reads chats and responses, relays the direct ones and answers the others, once what
+    these need is `prepared`."""
 
-    def __init__(self, app: Any, assembly: Assembly) -> None:
-        self.app, self.assembly = app, assembly
+    def __init__(self, app: Any, assembly: Assembly, prepared: Callable[[], Awaitable[None]]) -> None:
+        self.app, self.assembly, self._prepared = app, assembly, prepared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -156,6 +157,7 @@ class Passthrough:
                     return
                 if await relay(route, http, request, outgoing, [*headers, *limits], send, meter):
                     return
+            await self._prepared()
             chat, wire = await self._chat(request_id, request, route, scope)
             call = ChatCall(request_id, chat, route, strategy, told, wire, meter)
             await answer(call, self.assembly, send)

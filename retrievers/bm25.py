@@ -78,11 +78,7 @@ class BM25Index:
             model = _bm25s().BM25.load(folder, mmap=True, show_progress=False)
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise IndexCorrupt(f"{folder} cannot be read: {error}") from error
-        for name in (
-            "data",
-            "indices",
-            "indptr",
-        ):  # as plain arrays: slicing a memmap costs ten times as much
+        for name in ("data", "indices", "indptr"):  # still mapped, but slicing a memmap is slow
             model.scores[name] = np.asarray(model.scores[name])
         _check(folder, model, info, len(stored.passages))
         return cls(model, Analyzer(info.language), stored.passages, stored.manifest.fingerprint)

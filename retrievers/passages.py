@@ -85,7 +85,7 @@ class PassageStore:
     def __init__(self, folder: Path) -> None:
         texts = folder / TEXTS
         try:
-            # As a plain array: slicing a memmap costs ten times as much.
+            # As a plain array: slicing a memmap costs some eight times as much.
             self._offsets = np.asarray(np.memmap(folder / OFFSETS, dtype="<i8", mode="r"))
             with texts.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
