@@ -94,6 +94,7 @@ def litellm(program: str, port: int, folder: Path) -> Target:
     (folder / "litellm.yaml").write_text(json.dumps(config))  # JSON is YAML
     options = ["--config", str(folder / "litellm.yaml"), "--port", str(port), "--host", "127.0.0.1"]
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    quiet["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # it listens on loopback only
     return Target([program, *options], port, environment=quiet)
 
 
