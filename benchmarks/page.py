@@ -11,6 +11,7 @@ from measuring import HERE, RESULTS
 
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 OURS, REFERENCE, FLOOR, PEER = "veridical", "Starlette + aiohttp", "raw ASGI + aiohttp", "LiteLLM"
+KEYED = "veridical, keys"
 NOT_YET = "Not measured yet."
 Found = Mapping[str, Any]
 
@@ -70,13 +71,13 @@ def passthrough() -> str:
     return "\n\n".join(parts)
 
 
-def _ratio(cell: str, figure: str, over: str = REFERENCE) -> Callable[[], float | None]:
+def _ratio(cell: str, figure: str, over: str = REFERENCE, ours: str = OURS) -> Callable[[], float | None]:
     def value() -> float | None:
         figures = found("passthrough")
         targets = figures["cells"].get(cell) if figures else None
         if not targets or over not in targets:
             return None
-        ratio: float = targets[OURS][figure] / targets[over][figure]
+        ratio: float = targets[ours][figure] / targets[over][figure]
         return ratio
 
     return value
@@ -111,9 +112,15 @@ def _growth() -> float | None:
     return float(ours["after_mb"] - ours["warm_mb"])
 
 
+def _workers() -> float | None:
+    figures = found("workers")
+    return None if figures is None else float(max(one["cpu_ratio"] for one in figures["cells"].values()))
+
+
 #: Row, how it is read, must, stretch; "most" where less is better.
 ROWS: tuple[tuple[str, Callable[[], float | None], str, float, float], ...] = (
     ("CPU a passed-on request, c=16 ÷ probe", _ratio("whole, 16", "cpu_us"), "most", 1.3, 1.0),
+    ("the same, with a key that has limits", _ratio("whole, 16", "cpu_us", ours=KEYED), "most", 1.3, 1.0),
     ("added p50, c=1 ÷ probe", _ratio("whole, 1", "added_ms"), "most", 1.5, 1.0),
     ("requests/s, c=16 ÷ probe", _ratio("whole, 16", "rps"), "least", 0.75, 1.0),
     ("requests/s, c=16 ÷ LiteLLM", _ratio("whole, 16", "rps", PEER), "least", 30, 30),
@@ -141,13 +148,7 @@ ROWS: tuple[tuple[str, Callable[[], float | None], str, float, float], ...] = (
     ("32 at once ÷ bare loop, worst", _worst("crowds", "32"), "most", 1.15, 1.07),
     ("CPU of an inner call, ms, worst", _worst("cpu_ms"), "most", 1.0, 0.5),
     ("first byte of a streamed strategy, s, worst", _worst("first_byte_s"), "most", 0.05, 0.05),
-    (
-        "CPU a request, two workers ÷ one",
-        _of("workers", "cells", "whole, 16", "cpu_ratio"),
-        "most",
-        1.15,
-        1.0,
-    ),
+    ("CPU a request, two workers ÷ one, worst", _workers, "most", 1.15, 1.0),
 )
 
 
