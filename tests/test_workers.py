@@ -135,3 +135,33 @@ def test_a_configuration_that_cannot_be_served_ends_the_parent(upstream, tmp_pat
     )
     assert ended.returncode == 1
     assert "Require keys" in ended.stderr
+
+
+def test_a_kept_response_is_known_to_every_worker(workers):
+    replica, key = workers
+    made = replica.proxy.request("POST", "/v1/responses", {"model": "m1", "input": "one"}, headers=key)
+    assert made.status == 200
+    path = f"/v1/responses/{made.json['id']}"
+    found = [replica.proxy.request("GET", path, headers=key) for _ in range(12)]
+    assert {each.status for each in found} == {200}
+    assert {each.json["id"] for each in found} == {made.json["id"]}
+    assert replica.proxy.request("DELETE", path, headers=key).status == 200
+    assert {replica.proxy.request("GET", path, headers=key).status for _ in range(12)} == {404}
+
+
+def test_every_worker_reads_the_configuration_again_on_a_signal_to_the_parent(upstream, tmp_path):
+    file = tmp_path / "veridical.toml"
+    before = f'[backends.up]\nbase_url = "{upstream.url}"\nmodels = ["m1"]\n'
+    file.write_text(before)
+    with serving(tmp_path, "--config", str(file), "--workers", str(COUNT)) as replica:
+
+        def models():
+            listed = [replica.proxy.request("GET", "/v1/models") for _ in range(12)]
+            return [{model["id"] for model in each.json["data"]} for each in listed]
+
+        assert not any("m2" in each for each in models())
+        file.write_text(before.replace('["m1"]', '["m1", "m2"]'))
+        replica.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: all("m2" in each for each in models()), 60)
+        replica.process.terminate()
+        assert replica.process.wait(60) == 0
