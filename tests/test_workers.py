@@ -165,3 +165,51 @@ def test_every_worker_reads_the_configuration_again_on_a_signal_to_the_parent(up
         wait_until(lambda: all("m2" in each for each in models()), 60)
         replica.process.terminate()
         assert replica.process.wait(60) == 0
+
+
+# Healthy at once; each answer says which process gave it.
+ENGINE = """
+import http.server, json, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        message = {"role": "assistant", "content": str(os.getpid())}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m1",
+                           "choices": [choice], "data": [{"id": "m1", "object": "model"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    do_GET = do_POST = answer
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_an_engine_runs_once_for_all_workers_and_is_started_again_for_all(tmp_path):
+    script, file = tmp_path / "engine.py", tmp_path / "veridical.toml"
+    script.write_text(ENGINE)
+    command = f'["{sys.executable}", "{script}", "{{port}}"]'
+    file.write_text(
+        f'[backends.engine]\ntype = "vllm"\nmodel = "m1"\nserved_as = "m1"\ncommand = {command}\n'
+    )
+    with serving(tmp_path, "--config", str(file), "--workers", str(COUNT)) as replica:
+
+        def engines():
+            answers = [replica.proxy.chat() for _ in range(12)]
+            return {each.json["choices"][0]["message"]["content"] for each in answers if each.status == 200}
+
+        (engine,) = engines()
+        os.kill(int(engine), signal.SIGKILL)
+        wait_until(lambda: not runs(int(engine)), 20)
+        wait_until(lambda: len(found := engines()) == 1 and found != {engine}, 60)
+        (engine,) = engines()
+        replica.process.terminate()
+        assert replica.process.wait(60) == 0
+        wait_until(lambda: not runs(int(engine)), 20)
