@@ -77,6 +77,8 @@ def _ratio(cell: str, figure: str, over: str = REFERENCE, ours: str = OURS) -> C
         targets = figures["cells"].get(cell) if figures else None
         if not targets or over not in targets:
             return None
+        if over == REFERENCE and f"{figure}_ratio" in targets[ours]:  # of pairs of one round, as the tables
+            return float(targets[ours][f"{figure}_ratio"])
         ratio: float = targets[ours][figure] / targets[over][figure]
         return ratio
 

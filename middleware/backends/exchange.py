@@ -12,7 +12,7 @@ import asyncio
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -28,6 +28,14 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 #: A body up to this size is sent in one piece with its head.
 _JOINED_BYTES = 65_536
+
+
+class Sessions(Protocol):
+    """The process's HTTP sessions: the one connection pool, and one whose connections serve once."""
+
+    def __call__(self, *, pooled: bool = True) -> aiohttp.ClientSession:
+        """One of the two."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

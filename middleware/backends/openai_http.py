@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import aiohttp
 import orjson
 
-from veridical.middleware.backends.exchange import Exchange, Origin, exchange
+from veridical.middleware.backends.exchange import Exchange, Origin, Sessions, exchange
 from veridical.middleware.backends.relay import Outgoing, Underway
 from veridical.middleware.nesting import too_deep
 from veridical.middleware.sse import EventReader
@@ -32,14 +32,6 @@ from veridical.strategies.types import Answer, Delta, Params, Usage
 OURS = frozenset({"id", "object", "created", "model", "choices", "usage", "timings", "veridical"})
 #: Headers that may hold a client's key.
 CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
-
-
-class Sessions(Protocol):
-    """The process's HTTP sessions: the one connection pool, and one whose connections serve once."""
-
-    def __call__(self, *, pooled: bool = True) -> aiohttp.ClientSession:
-        """One of the two."""
-        ...
 
 
 @dataclass
