@@ -12,8 +12,8 @@ from veridical.middleware.backend_config import (
     VllmBackendSettings,
 )
 from veridical.middleware.backends.engines import Engine, EngineProcess, EngineSpec
-from veridical.middleware.backends.local import local_engine, vllm_engine
 from veridical.middleware.backends.exchange import Sessions
+from veridical.middleware.backends.local import local_engine, vllm_engine
 from veridical.middleware.backends.openai_http import OpenAIBackend
 from veridical.middleware.balancing.aliases import alias, several
 from veridical.middleware.balancing.pool import Pool, Target
