@@ -3,7 +3,7 @@
     python benchmarks/footprint.py [--starts 7] [--requests 20000] [--install]
 
 A start is measured from the process to its first chat answered with 200. `--install` installs the core, with
-no extras, into an empty environment, and says what that takes on disk.
+no extras, into an empty folder, and says what that takes on disk.
 """
 
 from __future__ import annotations
@@ -75,14 +75,12 @@ def memory(target: Target, requests: int) -> dict[str, float]:
 
 
 def installed_mb() -> float:
-    """What an environment takes with the core in it, beyond what an empty one has."""
+    """What the core and all that it needs take."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        empty = folder_mb(Path(folder))
-        command = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder]
         constraints = ["--constraint", str(HERE.parent / "constraints.txt")]
         subprocess.run([*command, *constraints, str(HERE.parent)], check=True, stderr=subprocess.DEVNULL)
-        return folder_mb(Path(folder)) - empty
+        return folder_mb(Path(folder))
 
 
 def main() -> None:

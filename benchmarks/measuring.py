@@ -120,6 +120,18 @@ def folder_mb(folder: Path) -> float:
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_symlink()) / 2**20
 
 
+def pages(folder: Path) -> Path:
+    """A small index, so that strategies which search have something to find."""
+    from veridical.retrievers import index  # needs an extra, which other sections do without
+
+    corpus = folder / "pages.jsonl"
+    text = "Page {0} is about words {0} and an answer of some words."
+    rows = [json.dumps({"id": str(n), "title": f"Page {n}", "text": text.format(n)}) for n in range(200)]
+    corpus.write_text("\n".join(rows))
+    index.build(corpus, folder / "index")
+    return folder / "index"
+
+
 def machine() -> dict[str, Any]:
     """What the figures hold for."""
     versions = {}

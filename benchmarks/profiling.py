@@ -1,6 +1,6 @@
 """Where the proxy's processor time goes, by library and by function of ours.
 
-    python benchmarks/profiling.py [passthrough | stream | cove] [--seconds 10]
+    python benchmarks/profiling.py [passthrough | stream | cove | rag] [--seconds 10]
 
 The proxy runs in this process under cProfile, which counts the thread's processor time: what a busy machine
 takes away is not counted. The profiler makes calls of Python functions dearer than they are, so shares of C
@@ -14,32 +14,37 @@ import cProfile
 import pstats
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 
 import uvicorn
-from measuring import HERE, running
+from measuring import HERE, pages, running
 from page import table
 
 from veridical.middleware.config import load_settings
 from veridical.server import create_app
 
 PORT, UPSTREAM = 9120, 9121
-FAST = ("fast_upstream.py",)
+FAST, SLOW = ("fast_upstream.py",), ("upstream.py", "--delay", "0")
 #: What is asked of which upstream: its script, the load generator's options.
 KINDS = {
     "passthrough": (FAST, ("--connections", "16")),
     "stream": (FAST, ("--connections", "16", "--stream")),
-    "cove": (("upstream.py", "--delay", "0"), ("--connections", "4", "--model", "m+cove")),
+    "cove": (SLOW, ("--connections", "4", "--model", "m+cove")),
+    "rag": (SLOW, ("--connections", "16", "--model", "m+rag")),
 }
 
 
-def profiled(options: argparse.Namespace) -> pstats.Stats:
-    """The profile of a proxy under load."""
+def profiled(options: argparse.Namespace, folder: Path) -> pstats.Stats:
+    """The profile of a proxy under load; `folder` is for the index that it searches."""
     backend = f"http://127.0.0.1:{UPSTREAM}/v1"
-    settings = load_settings(None, overrides={"backends": {"up": {"type": "http", "base_url": backend}}})
+    sources = {"pages": {"type": "index", "path": str(pages(folder))}}
+    backends = {"up": {"type": "http", "base_url": backend}}
+    settings = load_settings(None, overrides={"backends": backends, "retrievers": sources})
     config = uvicorn.Config(create_app(settings), port=PORT, log_level="warning", access_log=False, ws="none")
     server = uvicorn.Server(config)
     profile = cProfile.Profile(time.thread_time)
@@ -83,7 +88,8 @@ def main() -> None:
     )
     parser.add_argument("kind", choices=KINDS, nargs="?", default="passthrough")
     parser.add_argument("--seconds", type=float, default=10)
-    stats = profiled(parser.parse_args())
+    with tempfile.TemporaryDirectory() as folder:
+        stats = profiled(parser.parse_args(), Path(folder))
     libraries: Counter[str] = Counter()
     ours: Counter[str] = Counter()
     for (file, _, name), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]

@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from measuring import HERE, PROGRAM, cpu_s, machine, memory_mb, running, save
-
-from veridical.retrievers import index
+from measuring import HERE, PROGRAM, cpu_s, machine, memory_mb, pages, running, save
 
 UPSTREAM, PROXY = 9101, 9102
 QUESTION = "What is an answer of some words?"
@@ -143,16 +141,6 @@ async def measured(
         "cpu_ms": statistics.median(many or one_by_one),
         "cpu_one_by_one_ms": statistics.median(one_by_one) if one_by_one else None,
     }
-
-
-def pages(folder: Path) -> Path:
-    """A small index, so that strategies which search have something to find."""
-    corpus = folder / "pages.jsonl"
-    text = "Page {0} is about words {0} and an answer of some words."
-    rows = [json.dumps({"id": str(n), "title": f"Page {n}", "text": text.format(n)}) for n in range(200)]
-    corpus.write_text("\n".join(rows))
-    index.build(corpus, folder / "index")
-    return folder / "index"
 
 
 def main() -> None:

@@ -178,6 +178,8 @@ class Assembly:
         Raises:
             ConfigError: a role names a model that no backend serves.
         """
+        if not self.settings.roles:
+            return {}
         used = roles_used(strategy) & self.settings.roles.keys()
         return {role: await self._route_of(role, headers) for role in sorted(used)}
 

@@ -10,6 +10,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -218,7 +219,7 @@ class Settings(Section):
         shared = self.auth.keys or self.state.chosen or self.server.workers > 1
         return where == "database" or (where == "auto" and shared)
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         """The budget as the strategies know it."""
         return Limits(self.budget.max_calls, self.budget.max_tokens, self.budget.deadline_s)

@@ -25,13 +25,13 @@ from veridical.strategies.errors import (
     UnparsableOutput,
     VeridicalError,
 )
-from veridical.strategies.evidence import Support, supports
+from veridical.strategies.evidence import supports
 from veridical.strategies.llm import LLM
 from veridical.strategies.reply import Reply
 from veridical.strategies.sharing import Sharing
 from veridical.strategies.tools.base import Tool
 from veridical.strategies.trace import Call, Retrieval, Trace
-from veridical.strategies.types import Answer, Conversation, Delta, Evidence, Status, Usage
+from veridical.strategies.types import Answer, Conversation, Delta, Status, Usage
 
 #: What a strategy may run into and still have a draft to fall back on.
 FAILURES = (BackendError, RetrievalFailed, ToolFailed, UnparsableOutput)
@@ -222,7 +222,7 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
         report["roles"] = {role: route.name for role, route in run.roles.items()}
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
-        report["evidence"] = [_fields(each) for each in found.values()]
+        report["evidence"] = list(found.values())  # which orjson writes as the dataclasses that they are
     if any(trace.retrievals for trace in traces):
         report["retrievals"] = [_retrieval(search) for trace in traces for search in trace.retrievals]
     if len(told) > 1:
@@ -259,19 +259,15 @@ def _told(choice: Choice) -> dict[str, Any]:
     if reply and reply.confidence is not None:
         told["confidence"] = round(reply.confidence, 4)
     if reply and reply.evidence:
-        told["support"] = [_fields(each) for each in supports(reply.answer.text, reply.evidence)]
+        told["support"] = supports(reply.answer.text, reply.evidence)
     return told
-
-
-def _fields(value: Evidence | Support | Retrieval) -> dict[str, Any]:
-    """A value's fields by name, as they are: `asdict` would copy what is about to be written."""
-    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _retrieval(search: Retrieval) -> dict[str, Any]:
     """One search, without what it found: that stands in the evidence."""
+    told = {name: getattr(search, name) for name in search.__slots__}
     seconds = None if search.seconds is None else round(search.seconds, 3)
-    return {**_fields(search), "at": round(search.at, 3), "seconds": seconds, "found": list(search.found)}
+    return {**told, "at": round(search.at, 3), "seconds": seconds}
 
 
 def _claim(claim: Any) -> dict[str, Any]:

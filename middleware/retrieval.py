@@ -53,6 +53,8 @@ class Source:
         """
         retriever = await self.open()
         try:
+            if callbacks is None and retriever.at_once:
+                return retriever.find(query, k)[:k]
             async with asyncio.timeout(self.timeout_s):
                 if callbacks is None:  # nobody hears of langchain's run, which may cost more than the search
                     found = await retriever.afind(query, k)
@@ -75,6 +77,8 @@ class Source:
             RetrieverError: it cannot be opened; the next search tries again.
         """
         opening = self._opening
+        if opening is not None and opening.done() and not opening.cancelled() and not opening.exception():
+            return opening.result()
         if opening is None or (opening.done() and (opening.cancelled() or opening.exception())):
             opening = self._opening = asyncio.create_task(self._open(), name=f"open {self.name}")
             opening.add_done_callback(_heard)

@@ -43,6 +43,11 @@ class Retriever(BaseRetriever):
     def identity(self) -> str:
         """Tells what this retriever searches and how: equal identities give equal results."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether `find` is over so soon that neither a thread nor a bound in time is worth its while."""
+        return False
+
     @abstractmethod
     def find(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """The best `k` documents; `callbacks` are for the retrievers that this one asks in turn."""

@@ -89,7 +89,8 @@ class BM25Index:
         `distinct="document"` takes the best passage of each document only, "passage" takes every
         passage; either way a text is given once.
         """
-        columns = self.model.get_tokens_ids(self.analyzer(query))
+        known = self.model.vocab_dict
+        columns = [known[term] for term in self.analyzer(query) if term in known]
         if not columns:
             return []
         scores = self.model.get_scores_from_ids(columns)
@@ -148,9 +149,14 @@ class BM25Retriever(Retriever):
         """The index and how its results are told apart."""
         return f"bm25:{self.index.identity}:{self.distinct}"
 
+    @property
+    def at_once(self) -> bool:
+        """Where the index is small."""
+        return len(self.index.passages) <= SMALL
+
     async def afind(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """Search the index; a large one in a worker thread."""
-        if len(self.index.passages) <= SMALL:
+        if self.at_once:
             return self.find(query, k, callbacks)
         return await super().afind(query, k, callbacks)
 

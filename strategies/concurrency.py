@@ -20,6 +20,8 @@ async def concurrently(fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterabl
     no task of its own.
     """
     items = list(items)
+    if not items:
+        return []
     if len(items) == 1:
         return [await fn(items[0])]
 

@@ -15,7 +15,7 @@ from veridical.strategies.base import Context, Strategy, unchanged, unchecked
 from veridical.strategies.concurrency import concurrently
 from veridical.strategies.errors import VeridicalError
 from veridical.strategies.prompting import Ask, Prompt
-from veridical.strategies.reply import Reply
+from veridical.strategies.reply import Reply, rewritten
 from veridical.strategies.types import Conversation, Status
 from veridical.strategies.voting import conclusion, normalised, plurality
 
@@ -173,6 +173,9 @@ class Agent:
         ask = ask.after(self.talk.messages)
         reply = await self.ctx.reply(ask)
         answer = await reply.read()
+        if _MARK.search(answer.text) and not _MARK.search(self.first.answer.text):
+            answer = rewritten(answer, _enclosed(answer.text))  # our marks, copied by a small model
+            reply = Reply.of(answer)
         if not answer.text.strip():
             return self
         return replace(self, talk=Conversation(ask.messages).answered(answer.text), reply=reply)

@@ -29,9 +29,9 @@ def cleaned(text: str, limit: int = MAX_PASSAGE_CHARS) -> str:
     folded = unicodedata.normalize("NFC", text)
     # `isprintable` says no of exactly the categories C and Z, but for the blank.
     plain = folded if folded.isprintable() else "".join(c if c.isprintable() else " " for c in folded)
-    while _FENCE.search(plain):  # what removing one mark joins may be another
+    while "<" in plain and _FENCE.search(plain):  # what removing one mark joins may be another
         plain = _FENCE.sub(" ", plain)
-    line = " ".join(_CITATION.sub(_in_round_brackets, plain).split())
+    line = " ".join((_CITATION.sub(_in_round_brackets, plain) if "[" in plain else plain).split())
     if len(line) <= limit:
         return line
     return line[:limit].rpartition(" ")[0] + " …"

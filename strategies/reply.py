@@ -46,8 +46,10 @@ class Reply:
     @classmethod
     def of(cls, answer: Answer, others: tuple[Answer, ...] = ()) -> Self:
         """A reply that has wholly arrived."""
-        delta = Delta(answer.message, answer.finish_reason, answer.logprobs)
-        return cls([delta, Ending(answer.usage, answer.envelope, others)])
+        reply = cls([Delta(answer.message, answer.finish_reason, answer.logprobs)])
+        reply._ending = Ending(answer.usage, answer.envelope, others)
+        reply._joined = answer
+        return reply
 
     def _keep(self, item: Delta | Ending) -> Delta | None:
         self._joined = None

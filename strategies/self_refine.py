@@ -40,19 +40,19 @@ class SelfRefine(Strategy):
 
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
         """Draft, then review and rewrite in turn. Every call continues the same conversation, so that it
-        sees all earlier answers and reviews, and a prefix-caching server has read them already."""
+        sees all earlier answers and reviews, and a prefix-caching server has read them already. How a
+        review is asked for does not stand in it: a small model would go on to answer in that form."""
         drafted, draft = await ctx.draft(conversation)
         if draft.calls_tools or not draft.text.strip():
             return unchecked(drafted, ctx, "The draft holds no text to review; it is returned as it is.")
         latest, text, talk = drafted, draft.text, conversation
         for turn in range(1, self.max_rounds + 1):
             ctx.trace.progress(f"Reviewing, round {turn}")
-            review = FEEDBACK().after(talk.answered(text).messages)
-            found = await ctx.llm.parse(review, Feedback)
+            talk = talk.answered(text)
+            found = await ctx.llm.parse(FEEDBACK().after(talk.messages), Feedback)
             if found.done or not found.feedback.strip():
                 break
-            talk = Conversation((*review.messages, {"role": "assistant", "content": found.feedback}))
-            ask = REFINE().after(talk.messages)
+            ask = REFINE(feedback=found.feedback.strip()).after(talk.messages)
             refined = (await ctx.reply(ask)).citing(drafted.evidence, drafted.claims)
             if turn == self.max_rounds:
                 return refined

@@ -50,10 +50,17 @@ def normalised(answer: str) -> str:
     a decimal point are no punctuation. Words of any script and their accents stay.
     """
     text = unicodedata.normalize("NFKC", answer).casefold()
-    text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
-    text = _MARK.sub(_spelled, text)
+    text = _GROUPED.sub(_ungrouped, text) if "," in text else text
+    if text.isascii() and not _NUMERIC_MARK.search(text):
+        text = text.translate(_PLAIN_MARKS)  # as `_spelled` has them, all at once
+    else:
+        text = _MARK.sub(_spelled, text)
     words = _ARTICLE.sub(" ", text).split() or text.split()  # "A" may be the answer
-    return " ".join(_number(_NUMERALS.get(word, word)) for word in words)
+    return " ".join([_number(_NUMERALS.get(word, word)) for word in words])
+
+
+def _ungrouped(number: re.Match[str]) -> str:
+    return number[0].replace(",", "")
 
 
 def _spelled(mark: re.Match[str]) -> str:
@@ -80,6 +87,12 @@ def _number(word: str) -> str:
     whole, _, part = digits.partition(".")
     value = (whole.lstrip("0") or "0") + (f".{part.rstrip('0')}" if part.rstrip("0") else "")
     return value if value == "0" else sign + value
+
+
+#: A mark whose meaning the digit behind it decides.
+_NUMERIC_MARK = re.compile(r"[-.]\d")
+#: What becomes of every other ASCII mark.
+_PLAIN_MARKS = {ord(mark[0]): _spelled(mark) for mark in _MARK.finditer("".join(map(chr, range(128))))}
 
 
 def plurality(votes: Sequence[Hashable]) -> tuple[int, float]:

@@ -108,6 +108,22 @@ def test_an_answer_cannot_close_the_marks_around_it() -> None:
     assert last.count("</answer 1>") == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "told"),
+    [
+        ("Rome", "<answer 1>\nParis\n</answer 1>", "Paris"),
+        ("Rome", "<answer 2>", "Rome"),
+        ("<answer>Rome</answer>", "<answer>Paris</answer>", "<answer>Paris</answer>"),
+    ],
+)
+def test_marks_that_an_agent_copies_are_no_part_of_its_answer_unless_the_question_wants_them(
+    first: str, later: str, told: str
+) -> None:
+    outcome = run("debate", world((first,) * 3, (later,) * 3))
+    assert outcome.text == told
+    assert outcome.reply.confidence == 1
+
+
 def test_a_summary_stands_in_the_place_of_the_answers() -> None:
     backend = world(("Alpha", "Beta", "Gamma"))
     run("debate(summarise=each)", backend)

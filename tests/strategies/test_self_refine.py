@@ -13,7 +13,7 @@ from veridical.strategies.registry import strategy_from
 from veridical.strategies.testing import Outcome, ScriptedBackend, ask
 from veridical.strategies.types import Status
 
-REVIEW, REFINE = "Review your last answer", "Write your last answer"
+REVIEW, REFINE = "Review your last answer", "Your last answer has been reviewed"
 
 
 def review(feedback: str, *, done: bool = False) -> str:
@@ -53,17 +53,20 @@ def test_an_answer_that_does_not_change_ends_it() -> None:
     backend.assert_used_up()
 
 
-def test_every_call_continues_the_conversation_that_the_one_before_read() -> None:
+def test_every_call_continues_the_conversation_and_sees_all_reviews() -> None:
     backend = ScriptedBackend(
         ("Who?", "Draft."), (REVIEW, review("Too short.")), (REFINE, "Longer."),
         (REVIEW, review("", done=True)),
     )  # fmt: skip
     run("self_refine", backend, params={"temperature": 0.9})
     messages = [request.messages for request in backend.requests]
-    for earlier, later in pairwise(messages):
+    draft, reviewing, refining, again = messages
+    for earlier, later in pairwise((draft, reviewing[:-1], refining, again)):
         assert later[: len(earlier)] == earlier
-    assert [m["content"] for m in messages[-1] if m["role"] == "assistant"] == [
-        "Draft.", "Too short.", "Longer."
+    assert [m["content"] for m in again if m["role"] == "assistant"] == ["Draft.", "Longer."]
+    assert "Too short." in str(again[-3]["content"])
+    assert [request.messages for request in backend.requests if "JSON" in str(request.messages)] == [
+        reviewing, again
     ]  # fmt: skip
     assert [request.params["temperature"] for request in backend.requests] == [0.9, 0, 0.9, 0]
 
