@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -157,16 +157,15 @@ def asked_tokens(request: Mapping[str, Any]) -> int:
 
 def prompt_tokens(messages: Iterable[Message]) -> int:
     """An estimate of the tokens of messages; counts their text only, no image."""
-    return sum([_tokens(text) + 4 for message in messages for text in _texts(message)])
+    return sum(_tokens(text) + 4 for message in messages for text in _texts(message))
 
 
-def _texts(message: Message) -> Sequence[str]:
+def _texts(message: Message) -> Iterator[str]:
     content = message.get("content")
     if isinstance(content, str):
-        return (content,)
-    if isinstance(content, list):
-        return [part["text"] for part in content if isinstance(part.get("text"), str)]
-    return ()
+        yield content
+    elif isinstance(content, list):
+        yield from (part["text"] for part in content if isinstance(part.get("text"), str))
 
 
 def _tokens(text: str) -> int:

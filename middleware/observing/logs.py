@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -50,15 +50,6 @@ class RequestRecord(logging.LogRecord):
 _SAME = logging.LogRecord(log.name, logging.INFO, __file__, 0, "request", None, None).__dict__
 
 
-#: What a line tells first: these of an observation, then what its calls add up to.
-_SEEN = (
-    *("id", "client_id", "key", "method", "path", "status", "outcome", "error", "fault"),
-    *("model", "strategy", "backend"),
-)
-_NAMES = (*_SEEN, "calls", "prompt_tokens", "completion_tokens")
-_read = attrgetter(*_SEEN)
-
-
 def told(seen: Observation) -> dict[str, Any]:
     """The fields of a request's line; what does not apply is left out."""
     calls = prompt = completion = 0
@@ -68,10 +59,24 @@ def told(seen: Observation) -> dict[str, Any]:
             if call.usage:
                 prompt += call.usage.prompt_tokens
                 completion += call.usage.completion_tokens
-    values = (*_read(seen), calls, prompt, completion)
-    fields: dict[str, Any] = {name: value for name, value in zip(_NAMES, values, strict=True) if value}
-    if len(seen.path) > MAX_PATH:
-        fields["path"] = seen.path[:MAX_PATH]
+    named = (
+        ("id", seen.id),
+        ("client_id", seen.client_id),
+        ("key", seen.key),
+        ("method", seen.method),
+        ("path", seen.path[:MAX_PATH]),
+        ("status", seen.status),
+        ("outcome", seen.outcome),
+        ("error", seen.error),
+        ("fault", seen.fault),
+        ("model", seen.model),
+        ("strategy", seen.strategy),
+        ("backend", seen.backend),
+        ("calls", calls),
+        ("prompt_tokens", prompt),
+        ("completion_tokens", completion),
+    )
+    fields: dict[str, Any] = {name: value for name, value in named if value}
     fields["ms"] = round(seen.seconds * 1000, 1)
     if seen.first_byte is not None:
         fields["ttfb_ms"] = round(seen.first_byte * 1000, 1)
@@ -105,12 +110,17 @@ class TextLines(logging.Formatter):
 def _shown(fields: Mapping[str, Any]) -> str:
     """Fields as NAME=VALUE, a value in quotes where it could be taken for more than one. One look at the
     whole tells that none could, as is usual."""
-    words = " ".join([f"{name}={value}" for name, value in fields.items()])
+    words = _form(tuple(fields)) % tuple(fields.values())
     count = len(fields)
-    if words.isascii() and words.isprintable() and '"' not in words:
+    if words.isascii() and words.isprintable() and '"' not in words and "= " not in f"{words} ":
         if words.count("=") == count and words.count(" ") == count - 1:
             return words
     return " ".join([f"{name}={_plain(str(value))}" for name, value in fields.items()])
+
+
+@lru_cache(maxsize=256)
+def _form(names: tuple[str, ...]) -> str:
+    return " ".join([f"{name}=%s" for name in names])
 
 
 def _plain(text: str) -> str:
