@@ -111,10 +111,9 @@ def _shown(fields: Mapping[str, Any]) -> str:
     """Fields as NAME=VALUE, a value in quotes where it could be taken for more than one. One look at the
     whole tells that none could, as is usual."""
     words = _form(tuple(fields)) % tuple(fields.values())
-    count = len(fields)
-    if words.isascii() and words.isprintable() and '"' not in words and "= " not in f"{words} ":
-        if words.count("=") == count and words.count(" ") == count - 1:
-            return words
+    plain = words.isascii() and words.isprintable() and '"' not in words and "= " not in f"{words} "
+    if plain and words.count("=") == len(fields) == words.count(" ") + 1:
+        return words
     return " ".join([f"{name}={_plain(str(value))}" for name, value in fields.items()])
 
 
