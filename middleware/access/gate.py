@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -16,6 +15,7 @@ from veridical.middleware.access.metering import Accounts, Meter
 from veridical.middleware.access.usage import Spending, first_of_month, today
 from veridical.middleware.config import Settings, StateSettings, secret
 from veridical.middleware.errors import NotAllowed, NothingKept
+from veridical.middleware.observing.observation import joined_names
 from veridical.middleware.state.choosing import not_installed, url_in
 from veridical.middleware.state.database import Database
 from veridical.middleware.workers.parent import Parent
@@ -74,8 +74,7 @@ class Gate:
         """
         if self.accounts is None:
             return None
-        names = "|".join(part.name for part in strategy.parts())
-        return await self.accounts.admit(key, model, names, tokens)
+        return await self.accounts.admit(key, model, joined_names(strategy), tokens)
 
     async def report(self, key: ApiKey, asked: Mapping[str, str]) -> dict[str, Any]:
         """What GET /v1/usage answers: a key's own usage, and to an admin's key that of all.
@@ -97,7 +96,7 @@ class Gate:
         found = await self.accounts.usage.read(since, until, key_id=only, limit=MAX_LINES + 1)
         names = {known.id: known.name for known in self.directory.keys}
         lines = [
-            {**asdict(line), "key_name": names.get(line.key_id), **spent.to_wire()}
+            {**line._asdict(), "key_name": names.get(line.key_id), **spent.to_wire()}
             for line, spent in found[:MAX_LINES]
         ]
         total = sum((spent for _, spent in found[:MAX_LINES]), Spending())
@@ -122,7 +121,7 @@ def check_strategy(key: ApiKey, strategy: Strategy) -> None:
     Raises:
         NotAllowed: names the strategy, and what the key may use.
     """
-    name = key.forbidden(part.name for part in strategy.parts())
+    name = key.forbidden(part.name for part in strategy.parts()) if key.strategies else None
     if name is not None:
         may = ", ".join(key.strategies)
         raise NotAllowed(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from veridical.middleware.access.keys import ApiKey
 from veridical.middleware.access.usage import first_of_month, today
@@ -21,8 +21,7 @@ MOST_LENT, LEAST_LENT = 256, 4
 REQUESTS, TOKENS, MONTH = "requests", "tokens", "month"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a key stands once a request was admitted, or was not.
 
     `refused` names the limit in the way, `wait_s` the seconds until it lets this request pass (None: not
@@ -74,12 +73,19 @@ class Bucket:
 
     def refill(self, now: float) -> None:
         """Let it fill up to now."""
-        self.level = min(self.limit, self.level + (now - self.at) * self.limit / 60)
+        level = self.level + (now - self.at) * self.limit / 60
+        self.level = level if level < self.limit else self.limit
         self.at = now
+
+    def take(self, amount: int) -> None:
+        """Take so much out of it, or put it back: it holds no more than its limit."""
+        level = self.level - amount
+        self.level = level if level < self.limit else self.limit
 
     def wait(self, wanted: int) -> float:
         """Seconds until there is enough; what is larger than the bucket waits until it is full."""
-        return max(0.0, (min(wanted, self.limit) - self.level) * 60 / self.limit)
+        lacking = (wanted if wanted < self.limit else self.limit) - self.level
+        return lacking * 60 / self.limit if lacking > 0 else 0.0
 
 
 @dataclass(slots=True)
@@ -115,9 +121,10 @@ class MemoryLimiter:
         state = self._state(key)
         if key.tokens_per_month is not None and state.spent >= key.tokens_per_month:
             return _standing(key, state, refused=MONTH)
-        for name, bucket, wanted in ((REQUESTS, state.requests, 1), (TOKENS, state.tokens, tokens)):
-            if bucket and (wait := bucket.wait(wanted)) > 0:
-                return _standing(key, state, refused=name, wait_s=wait)
+        if state.requests and (wait := state.requests.wait(1)):
+            return _standing(key, state, refused=REQUESTS, wait_s=wait)
+        if state.tokens and (wait := state.tokens.wait(tokens)):
+            return _standing(key, state, refused=TOKENS, wait_s=wait)
         self._spend(state, 1, tokens)
         return _standing(key, state, held=tokens)
 
@@ -158,10 +165,10 @@ class MemoryLimiter:
 
     @staticmethod
     def _spend(state: _State, requests: int, tokens: int) -> None:
-        if state.requests:
-            state.requests.level = min(state.requests.limit, state.requests.level - requests)
+        if state.requests and requests:
+            state.requests.take(requests)
         if state.tokens:
-            state.tokens.level = min(state.tokens.limit, state.tokens.level - tokens)
+            state.tokens.take(tokens)
         state.spent = max(0, state.spent + tokens)
 
     def _state(self, key: ApiKey) -> _State:
@@ -170,9 +177,10 @@ class MemoryLimiter:
         if state is None:
             state = _State(_full(key.requests_per_minute, now), _full(key.tokens_per_minute, now))
             self._states[key.id] = state
-        for bucket in (state.requests, state.tokens):
-            if bucket:
-                bucket.refill(now)
+        if state.requests:
+            state.requests.refill(now)
+        if state.tokens:
+            state.tokens.refill(now)
         if state.month != month:
             state.month = month
             state.spent = self._known.get(key.id, 0) if self._known_of == month else 0

@@ -127,21 +127,30 @@ class Accounts:
         await self._limiter.learn(month, await self.usage.spent(month))
 
 
+_OF_REQUESTS = (
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+)
+_OF_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+
+
 def told(key: ApiKey, standing: Standing) -> Headers:
     """OpenAI's x-ratelimit headers: each limit per minute, what is left, when it will be full again."""
     return [
-        *_told(b"requests", key.requests_per_minute, standing.requests_left),
-        *_told(b"tokens", key.tokens_per_minute, standing.tokens_left),
+        *_told(_OF_REQUESTS, key.requests_per_minute, standing.requests_left),
+        *_told(_OF_TOKENS, key.tokens_per_minute, standing.tokens_left),
     ]
 
 
-def _told(what: bytes, limit: int | None, left: float | None) -> Headers:
+def _told(names: tuple[bytes, bytes, bytes], limit: int | None, left: float | None) -> Headers:
     if limit is None or left is None:
         return []
+    most, remaining, reset = names
     return [
-        (b"x-ratelimit-limit-" + what, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + what, b"%d" % max(0, math.floor(left))),
-        (b"x-ratelimit-reset-" + what, span((limit - left) * 60 / limit)),
+        (most, b"%d" % limit),
+        (remaining, b"%d" % max(0, math.floor(left))),
+        (reset, span((limit - left) * 60 / limit)),
     ]
 
 

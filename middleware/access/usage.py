@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
+from typing import NamedTuple
 from uuid import uuid4
 
 from veridical.middleware.errors import StateUnavailable, log
@@ -16,8 +17,7 @@ from veridical.middleware.state.database import Database
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
-@dataclass(frozen=True, slots=True)
-class Spending:
+class Spending(NamedTuple):
     """What requests have cost. `estimated_calls` are the backend calls whose tokens the backend did not
     tell: their estimate is in the sums."""
 
@@ -32,7 +32,8 @@ class Spending:
         """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
-    def __add__(self, other: Spending) -> Spending:
+    def __add__(self, other: Spending) -> Spending:  # type: ignore[override]
+        """Both together."""
         return Spending(
             self.requests + other.requests,
             self.calls + other.calls,
@@ -53,8 +54,7 @@ class Spending:
         }
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Line:
+class Line(NamedTuple):
     """Under what spending is counted; the day is of UTC, YYYY-MM-DD."""
 
     key_id: str

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -102,16 +103,27 @@ class TextLines(logging.Formatter):
         fields = getattr(record, "fields", None)
         if not fields:
             return super().format(record)
-        words = " ".join([f"{name}={_plain(value)}" for name, value in fields.items()])
+        words = _shown(fields)
         return f"{self.formatTime(record)} {record.levelname} {record.name}: {record.msg} {words}"
 
 
-def _plain(value: Any) -> str:
-    """A value as it is, or in quotes where it could be taken for more than one."""
-    text = str(value)
-    if isinstance(value, (int, float)) or (text.isalnum() and text.isascii()) or _SAFE.fullmatch(text):
-        return text
-    return orjson.dumps(text).decode()
+def _shown(fields: Mapping[str, Any]) -> str:
+    """Fields as NAME=VALUE, a value in quotes where it could be taken for more than one. One look at the
+    whole tells that none could, as is usual."""
+    words = _form(tuple(fields)) % tuple(fields.values())
+    plain = words.isascii() and words.isprintable() and '"' not in words and "= " not in f"{words} "
+    if plain and words.count("=") == len(fields) == words.count(" ") + 1:
+        return words
+    return " ".join([f"{name}={_plain(str(value))}" for name, value in fields.items()])
+
+
+@lru_cache(maxsize=256)
+def _form(names: tuple[str, ...]) -> str:
+    return " ".join([f"{name}=%s" for name in names])
+
+
+def _plain(text: str) -> str:
+    return text if _SAFE.fullmatch(text) else orjson.dumps(text).decode()
 
 
 class JsonLines(logging.Formatter):

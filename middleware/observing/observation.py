@@ -176,7 +176,8 @@ def unwatch(token: Token[Observation | None]) -> None:
 
 def joined_names(strategy: Strategy) -> str:
     """A strategy's names without options, inner first."""
-    return "|".join(part.name for part in strategy.parts())
+    parts = strategy.parts()
+    return parts[0].name if len(parts) == 1 else "|".join([part.name for part in parts])
 
 
 def client_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

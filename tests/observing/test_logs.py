@@ -100,6 +100,32 @@ def test_lines_are_json_or_text_on_one_line_each(monkeypatch):
             assert r'path="/v1/a\nb"' in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("m", "m"),
+        ("100%s", "100%s"),
+        ("a b", '"a b"'),
+        ("a b=c", '"a b=c"'),
+        ("a=b", '"a=b"'),
+        ("a\nid=x", r'"a\nid=x"'),
+        ('a"b', r'"a\"b"'),
+        ("é", '"é"'),
+        ("a\x7fb", '"a\x7fb"'),
+    ],
+)
+def test_no_value_of_a_text_line_can_be_taken_for_two(model, shown):
+    seen = Observation("GET", "/v1/models", "/v1/models", model=model, status=200, complete=True)
+    line = logs.TextLines().format(logs.RequestRecord(logging.INFO, logs.told(seen)))
+    assert f" outcome=ok model={shown} ms=" in line
+
+
+def test_an_empty_value_is_quoted_wherever_it_stands():
+    for fields in ({"a": "", "b": 1}, {"a": 1, "b": ""}):
+        line = logs.TextLines().format(logs.RequestRecord(logging.INFO, fields))
+        assert line.endswith(" ".join(f"{name}={value or chr(34) * 2}" for name, value in fields.items()))
+
+
 SECRETS = ("PROMPT-7f3", "ANSWER-9c1", "sk-of-the-server", "sk-of-the-client", "vrd_", "UPSTREAM-SAYS")
 
 
