@@ -66,7 +66,7 @@ def test_a_relayed_answer_comes_back_byte_for_byte(cached, kind, upstream, strea
     assert first.headers["content-type"] == second.headers["content-type"]
     assert second.headers["x-veridical-backend"] == "up"
     assert first.headers["x-veridical-id"] != second.headers["x-veridical-id"]
-    assert int(second.headers["age"]) < 60
+    assert int(second.headers.get("age", 0)) < 60  # none where it joined the first before that was stored
     assert len(upstream.chats) == 1
 
 
