@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,9 +125,18 @@ def chosen(samples: Sequence[Sample], plan: Plan) -> list[Sample]:
 
 def _drawn(sample: Sample, draw: int, plan: Plan) -> Sample:
     """One draw of a sample, with a seed of its own."""
-    known = {**(sample.metadata or {}), "draw": draw, "seed": plan.seed + draw}
+    known = {**(sample.metadata or {}), "draw": draw, "seed": seed_of(plan.seed, str(sample.id), draw)}
     name = sample.id if plan.draws.n == 1 else f"{sample.id}#{draw}"
     return sample.model_copy(update={"id": name, "metadata": known})
+
+
+def seed_of(seed: int, question: str, draw: int) -> int:
+    """A seed for each draw of each question, the same in every run. With one for all questions an engine
+    would draw the same way for all of them, and their scores would not be independent."""
+    digest = hashlib.sha256(f"{seed}\0{question}\0{draw}".encode()).digest()
+    return (
+        int.from_bytes(digest[:4], "big") >> 2
+    )  # servers may take 31 bits only, strategies count on from it
 
 
 def run(plan: Plan, prepared: Sequence[Prepared], endpoint: Endpoint, progress: Progress) -> Outcome:

@@ -6,8 +6,9 @@ import pytest
 
 from veridical.evals.pool import elected
 from veridical.evals.records import Record, RecordFile
+from veridical.evals.running import seed_of
 from veridical.tests.answers import Say
-from veridical.tests.evals.conftest import evaluate
+from veridical.tests.evals.conftest import HOTPOT, evaluate
 
 pytestmark = pytest.mark.timeout(600)  # whole runs, on machines that have other work
 
@@ -45,8 +46,12 @@ def test_a_draw_without_an_answer_has_no_vote():
 
 
 def test_a_pool_is_drawn_with_a_seed_for_each_draw_and_serves_the_controls(run, out, upstream):
+    (question,) = {record["id"] for record in HOTPOT[:1]}
+    seeds = [seed_of(4, question, number) for number in range(4)]
     upstream.on(
-        draft=lambda exchange: Say("Amber" if exchange.body["seed"] > 5 else f"no {exchange.body['seed']}")
+        draft=lambda exchange: Say(
+            "Amber" if exchange.body["seed"] in seeds[2:] else f"no {exchange.body['seed']}"
+        )
     )
     run("pool", "hotpotqa", "--n", 4, "--limit", 1, "--seed", 4)
     found = sorted(RecordFile(out), key=lambda record: record.sample)  # they end in any order
@@ -54,7 +59,7 @@ def test_a_pool_is_drawn_with_a_seed_for_each_draw_and_serves_the_controls(run, 
         (0, "pool", 0), (1, "pool", 0), (2, "pool", 1), (3, "pool", 1)
     ]  # fmt: skip
     assert {chat.body["temperature"] for chat in upstream.chats} == {0.7}
-    assert sorted(chat.body["seed"] for chat in upstream.chats) == [4, 5, 6, 7]
+    assert sorted(chat.body["seed"] for chat in upstream.chats) == sorted(seeds)
     run("pool", "hotpotqa", "--n", 4, "--limit", 1, "--seed", 4)
     assert len(upstream.chats) == 4
     told = evaluate("controls", "--out", out, "--calls", 2, "--calls", 4).stdout
@@ -62,6 +67,14 @@ def test_a_pool_is_drawn_with_a_seed_for_each_draw_and_serves_the_controls(run, 
     two, four = (record for record in RecordFile(out) if record.variant == "from pool")
     assert (two.scores["em"], four.scores["em"], four.calls) == (0, 1, 4)
     assert "4 draws a question, not 5" in evaluate("controls", "--out", out, "--calls", 5, exit_code=1).stderr
+
+
+def test_no_two_questions_share_the_seeds_of_their_draws(run, out, upstream):
+    upstream.on(draft=Say("Amber"))
+    run("pool", "hotpotqa", "--n", 3, "--limit", 2)
+    assert len({chat.body["seed"] for chat in upstream.chats}) == 6
+    run("run", "hotpotqa", "--limit", 2)
+    assert len({chat.body["seed"] for chat in upstream.chats[6:]}) == 2
 
 
 def test_controls_match_the_calls_of_the_other_strategies(tmp_path):
