@@ -132,11 +132,10 @@ def _drawn(sample: Sample, draw: int, plan: Plan) -> Sample:
 
 def seed_of(seed: int, question: str, draw: int) -> int:
     """A seed for each draw of each question, the same in every run. With one for all questions an engine
-    would draw the same way for all of them, and their scores would not be independent."""
+    would draw the same way for all of them, and their scores would not be independent. It has 30
+    bits: servers may take no more than 31, and strategies count on from it."""
     digest = hashlib.sha256(f"{seed}\0{question}\0{draw}".encode()).digest()
-    return (
-        int.from_bytes(digest[:4], "big") >> 2
-    )  # servers may take 31 bits only, strategies count on from it
+    return int.from_bytes(digest[:4], "big") >> 2
 
 
 def run(plan: Plan, prepared: Sequence[Prepared], endpoint: Endpoint, progress: Progress) -> Outcome:
