@@ -127,7 +127,7 @@ def serve(settings: Settings, reread: Reread | None = None, worker: Worker | Non
         asyncio.run(check_roles(settings))
     raise_file_limit()
     gc.freeze()  # what start-up made stays: later collections need not look at it
-    gc.set_threshold(10_000)  # a request's objects are many, and nearly all are gone without a collection
+    gc.set_threshold(50_000)  # a request's objects are many, and nearly all are gone without a collection
     gc.enable()
     config = listening(
         app,

@@ -49,6 +49,8 @@ def running(
     folder: Path | None = None,
 ) -> Iterator[Running]:
     """A process until the block ends, once it answers a request to `url` with 200."""
+    if answers(url, body, key):
+        raise SystemExit(f"Something answers at {url} already: a process that an earlier run left?")
     began = time.perf_counter()
     process = subprocess.Popen(
         command,

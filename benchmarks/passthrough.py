@@ -106,9 +106,10 @@ def upstream() -> Iterator[Running]:
         yield process
 
 
-def loaded(target: Target, cell: str, pid: int, seconds: float) -> dict[str, float]:
-    """One measurement."""
+def loaded(target: Target, cell: str, pid: int, seconds: float, shared_by: int = 1) -> dict[str, float]:
+    """One measurement; of a cell's connections the share of one of several targets."""
     connections, streams, paced = CELLS[cell]
+    connections //= shared_by
     command = [sys.executable, str(HERE / "load.py"), target.url, "--key", target.key, "--pid", str(pid)]
     command += ["--connections", str(connections), "--seconds", str(seconds)]
     command += ["--stream"] * streams + ["--paced"] * paced

@@ -3,7 +3,9 @@
     python benchmarks/workers.py [--rounds 5] [--seconds 1]
 
 Both serve one key with limits, so that what workers share is used. The load generator and the backend run on
-the same cores: how much of them the generator takes is told with the figures.
+the same cores: how much of them the generator takes is told with the figures. What the machine adds when two
+processes serve, whatever they share, is told by two servers of one worker each that know nothing of each
+other and take half of the connections each ("apart").
 """
 
 from __future__ import annotations
@@ -11,13 +13,39 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 from measuring import machine, memory_mb, running, save
-from passthrough import CHAT, loaded, upstream, with_key
+from passthrough import CHAT, Target, loaded, upstream, with_key
 
-CELLS = ("whole, 16", "whole, 64", "stream, 16")
+CELLS = ("whole, 16", "whole, 64", "paced stream, 32", "stream, 16")
+#: Servers by name, with the number of their workers; and what is compared.
+SERVERS = {"one": 1, "two": 2, "other": 1}
+SETS = {"one": ("one",), "two": ("two",), "apart": ("one", "other")}
+
+
+def together(servers: Sequence[tuple[Target, int]], cell: str, seconds: float) -> dict[str, float]:
+    """One measurement of servers that share a cell's connections; processor time is by all their requests."""
+    with ThreadPoolExecutor(len(servers)) as threads:
+        each = list(threads.map(lambda one: loaded(one[0], cell, one[1], seconds, len(servers)), servers))
+    requests = sum(one["requests"] for one in each)
+    cpu_us = sum(one["cpu_us"] * one["requests"] for one in each) / requests
+    rps = sum(one["rps"] for one in each)
+    return {"cpu_us": cpu_us, "rps": rps, "generator_share": sum(one["generator_share"] for one in each)}
+
+
+def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """What each set of servers took, and by what it takes more than one."""
+    told = {}
+    for name in SETS:
+        told[name] = {each: statistics.median(one[name][each] for one in rounds) for each in rounds[0][name]}
+        told[name]["cpu_ratio"] = statistics.median(
+            one[name]["cpu_us"] / one["one"]["cpu_us"] for one in rounds
+        )
+    return told
 
 
 def main() -> None:
@@ -31,28 +59,24 @@ def main() -> None:
     at = machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(upstream())
-        targets, pids = {}, {}
-        for count, port in ((1, 9113), (2, 9114)):
-            home = Path(folder) / str(count)
+        servers = {}
+        for port, (name, count) in enumerate(SERVERS.items(), 9113):
+            home = Path(folder) / name
             home.mkdir()
-            target = targets[count] = with_key(port, home, "--workers", str(count))
+            target = with_key(port, home, "--workers", str(count))
             process = running(
                 target.command, target.url, body=CHAT, key=target.key, environment=target.environment
             )
-            pids[count] = stack.enter_context(process).pid
+            servers[name] = (target, stack.enter_context(process).pid)
+        sets = {name: [servers[each] for each in members] for name, members in SETS.items()}
         cells = {}
         for cell in CELLS:
             rounds = [
-                {count: loaded(targets[count], cell, pids[count], options.seconds) for count in targets}
+                {name: together(members, cell, options.seconds) for name, members in sets.items()}
                 for _ in range(options.rounds + 1)
-            ][1:]
-            told = {
-                count: {each: statistics.median(one[count][each] for one in rounds) for each in rounds[0][1]}
-                for count in targets
-            }
-            ratio = statistics.median(one[2]["cpu_us"] / one[1]["cpu_us"] for one in rounds)
-            cells[cell] = {"one": told[1], "two": told[2], "cpu_ratio": ratio}
-        memory = {"one": memory_mb(pids[1]), "two": memory_mb(pids[2])}
+            ]
+            cells[cell] = medians(rounds[1:])
+        memory = {name: memory_mb(servers[name][1]) for name in ("one", "two")}
     save("workers", at, {"cells": cells, "memory_mb": memory, "rounds": options.rounds})
 
 

@@ -4,7 +4,8 @@ opened on its first use, so a server that needs none pays for none."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from veridical.retrievers.base import Retriever
+    from veridical.retrievers.passages import Hit
 
 
 @dataclass
@@ -40,10 +42,14 @@ class Source:
             RetrievalFailed: the source failed or did not answer in time; says which, not why in full.
         """
         try:
-            found = await self.search(query, k)
+            retriever = await self.open()
+            with self._failures():
+                hits = retriever.hits(query, k)
+            if hits is not None:
+                return [_found(hit, retriever.get_name()) for hit in hits]
+            return [evidence(document, self.name) for document in await self.search(query, k)]
         except RetrieverError as error:
             raise RetrievalFailed(error.message) from error
-        return [evidence(document, self.name) for document in found]
 
     async def search(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """The `k` documents that fit `query` best, for a source that is made of this one.
@@ -52,14 +58,18 @@ class Source:
             RetrieverError: as above, with the code of the cause where it has one.
         """
         retriever = await self.open()
-        try:
-            if callbacks is None and retriever.at_once:
-                return retriever.find(query, k)[:k]
+        with self._failures():
             async with asyncio.timeout(self.timeout_s):
                 if callbacks is None:  # nobody hears of langchain's run, which may cost more than the search
                     found = await retriever.afind(query, k)
                 else:
                     found = await retriever.ainvoke(query, {"callbacks": callbacks}, k=k)
+        return found[:k]
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
         except TimeoutError:
             words = f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
             raise RetrieverTimeout(words, retriever=self.name) from None
@@ -68,7 +78,6 @@ class Source:
         except Exception as error:
             # Any third party's retriever may stand here, and it may raise anything.
             raise self._failure(f"failed ({type(error).__name__}).", error) from error
-        return found[:k]
 
     async def open(self) -> Retriever:
         """The retriever, opened now if it was not. Who stops waiting does not stop the opening.
@@ -113,6 +122,11 @@ def _heard(opening: asyncio.Task[Retriever]) -> None:
     """An opening may fail when nobody waits for it any more; the next search will tell."""
     if not opening.cancelled():
         opening.exception()
+
+
+def _found(hit: Hit, retriever: str) -> Evidence:
+    passage = hit.passage
+    return Evidence(passage.id, passage.text, passage.title, passage.url, hit.score, retriever)
 
 
 def evidence(document: Any, source: str) -> Evidence:

@@ -211,14 +211,25 @@ class Router:
         raise NotFound("model", name, [model + plus + suffix for model in known], param="model")
 
     def _known(self, name: str, headers: Mapping[str, str], visible: Visible) -> Route | None:
-        """The route of a model's whole name, where the lists that are held tell it: that of most requests."""
+        """The route where the lists that are held tell it, without waiting: that of most requests."""
+        tables = []
         for mounted in self.mounted:
             listed = mounted.listed(headers)
             if listed is None:
                 return None
-            for known in (name, name.removeprefix(f"{mounted.name}/")):
-                if known in listed and visible(mounted.name, known):
-                    return Route(mounted, mounted.upstream(known), known)
+            tables.append((mounted, listed))
+        return self._match(name, tables, visible)
+
+    def _match(
+        self, name: str, tables: Sequence[tuple[Mounted, Container[str]]], visible: Visible
+    ) -> Route | None:
+        for model, suffix in splits(name):
+            if (alias := self.aliases.get(model)) and visible(model, model):
+                return Route(alias, model, model, suffix)
+            for mounted, table in tables:
+                for known in (model, model.removeprefix(f"{mounted.name}/")):
+                    if known in table and visible(mounted.name, known):
+                        return Route(mounted, mounted.upstream(known), known, suffix)
         return None
 
     async def _routes(
@@ -231,14 +242,7 @@ class Router:
                 tables.append((mounted, await mounted.models(headers, newer_than=newer_than)))
             except BackendError as error:
                 failed = error
-        for model, suffix in splits(name):
-            if (alias := self.aliases.get(model)) and visible(model, model):
-                return Route(alias, model, model, suffix), failed
-            for mounted, table in tables:
-                for known in (model, model.removeprefix(f"{mounted.name}/")):
-                    if known in table and visible(mounted.name, known):
-                        return Route(mounted, mounted.upstream(known), known, suffix), failed
-        return None, failed
+        return self._match(name, tables, visible), failed
 
     async def models(
         self,

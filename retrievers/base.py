@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -16,6 +16,9 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from veridical.retrievers.errors import RetrieverMisconfigured
+
+if TYPE_CHECKING:
+    from veridical.retrievers.passages import Hit
 
 
 def document(
@@ -43,10 +46,10 @@ class Retriever(BaseRetriever):
     def identity(self) -> str:
         """Tells what this retriever searches and how: equal identities give equal results."""
 
-    @property
-    def at_once(self) -> bool:
-        """Whether `find` is over so soon that neither a thread nor a bound in time is worth its while."""
-        return False
+    def hits(self, query: str, k: int) -> list[Hit] | None:
+        """The best `k` passages without langchain's documents around them, where they are found so soon that
+        neither a thread nor a bound in time is worth its while; None elsewhere."""
+        return None
 
     @abstractmethod
     def find(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:

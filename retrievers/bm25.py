@@ -102,13 +102,15 @@ def _best_first(scores: np.ndarray[Any, Any], count: int) -> Iterator[tuple[int,
     given = 0
     while given < len(scores):
         count = min(count, len(scores))
-        least = np.partition(scores, -count)[-count]
-        top = np.flatnonzero(scores >= least if least > 0 else scores > 0)
-        ranked = top[np.argsort(-scores[top], kind="stable")][given:]
+        parts = scores.copy()
+        parts.partition(len(scores) - count)
+        least = parts[len(scores) - count]
+        (top,) = (scores >= least if least > 0 else scores > 0).nonzero()
+        ranked = top[(-scores[top]).argsort(kind="stable")[given:count]]
         yield from zip(ranked.tolist(), scores[ranked].tolist(), strict=True)
         if least <= 0:
             return
-        given, count = len(top), len(top) * 8
+        given, count = count, count * 8
 
 
 def _check(folder: Path, model: Any, info: BM25Info, passages: int) -> None:
@@ -149,14 +151,15 @@ class BM25Retriever(Retriever):
         """The index and how its results are told apart."""
         return f"bm25:{self.index.identity}:{self.distinct}"
 
-    @property
-    def at_once(self) -> bool:
-        """Where the index is small."""
-        return len(self.index.passages) <= SMALL
+    def hits(self, query: str, k: int) -> list[Hit] | None:
+        """Search the index where it is small."""
+        if len(self.index.passages) > SMALL:
+            return None
+        return self.index.search(query, k, distinct=self.distinct)
 
     async def afind(self, query: str, k: int, callbacks: Callbacks = None) -> list[Document]:
         """Search the index; a large one in a worker thread."""
-        if self.at_once:
+        if len(self.index.passages) <= SMALL:
             return self.find(query, k, callbacks)
         return await super().afind(query, k, callbacks)
 
