@@ -20,7 +20,7 @@ SIZES = "10000,50000,500000,1000000"
 SECTIONS = {
     "passthrough": ["passthrough.py"],
     "footprint": ["footprint.py", "--install"],
-    "workers": ["workers.py"],
+    "workers": ["workers.py", "--rounds", "15"],
     "strategies": ["strategies.py"],
     "retrieval": ["retrieval.py", "--rows", "bm25,dense,growth,dense-growth", "--sizes", SIZES],
     "recall": ["recall.py"],

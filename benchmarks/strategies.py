@@ -4,8 +4,9 @@
 
 A scripted upstream answers each call after exactly `delay`. Alone, a request's seconds are divided by its
 critical path, depth x delay; of many at once, by what a bare aiohttp loop needs that makes the same calls in
-the same order. The first byte of a stream counts from when its first backend call is answered, or from one
-second, whichever is first. Figures are medians.
+the same order; the first crowd, which opens the connections, is not counted. The first byte of a stream
+counts from when its first backend call is answered, or from one second, whichever is first. Figures are
+medians.
 
 CPU is the proxy process's alone, by the calls that it made: a call for several choices is one, and a request
 of one call has the whole request's cost on it. Requests one by one are told apart: each wakes a process that
@@ -122,15 +123,16 @@ async def measured(
     one_by_one: list[float] = []
     many: list[float] = []
     for size in map(int, options.crowds.split(",")):
-        ratios = []
-        for _ in range(options.crowd_rounds):
+        ratios, spent = [], []
+        began = time.perf_counter()
+        while len(ratios) <= options.crowd_rounds or time.perf_counter() < began + options.crowd_seconds:
             without = await seconds(bare(session, trail) for _ in range(size))
             before = cpu_s(pid)
             through = await seconds(ask(session, model) for _ in range(size))
-            spent = 1e3 * (cpu_s(pid) - before) / (size * trail["calls"])
-            (many if size > 1 else one_by_one).append(spent)
+            spent.append(1e3 * (cpu_s(pid) - before) / (size * trail["calls"]))
             ratios.append(through / without)
-        crowds[str(size)] = statistics.median(ratios)
+        (many if size > 1 else one_by_one).extend(spent[1:])
+        crowds[str(size)] = statistics.median(ratios[1:])
     return {
         "calls": trail["calls"],
         "depth": trail["depth"],
@@ -151,7 +153,8 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.2, help="of every call, in seconds")
     parser.add_argument("--rounds", type=int, default=5, help="requests alone")
     parser.add_argument("--crowds", default="1,32,128", help="requests at once, several after commas")
-    parser.add_argument("--crowd-rounds", type=int, default=3)
+    parser.add_argument("--crowd-rounds", type=int, default=3, help="at least so many of each crowd")
+    parser.add_argument("--crowd-seconds", type=float, default=6.0, help="at least so long with each crowd")
     parser.add_argument("--strategies", default=";".join(STRATEGIES), help="separated by semicolons")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -214,7 +214,7 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
     }
     if shared := sum(len(trace.calls) - len(trace.made) for trace in traces):
         report["shared_calls"] = shared
-    if cached := _cached(traces):
+    if run.caching and (cached := _cached(traces)):
         report["cache"] = cached
     if len(run.strategy.parts()) > 1:
         report["parts"] = [_part(run, index) for index in range(len(run.strategy.parts()))]
@@ -265,9 +265,16 @@ def _told(choice: Choice) -> dict[str, Any]:
 
 def _retrieval(search: Retrieval) -> dict[str, Any]:
     """One search, without what it found: that stands in the evidence."""
-    told = {name: getattr(search, name) for name in search.__slots__}
-    seconds = None if search.seconds is None else round(search.seconds, 3)
-    return {**told, "at": round(search.at, 3), "seconds": seconds}
+    return {
+        "source": search.source,
+        "query": search.query,
+        "at": round(search.at, 3),
+        "seconds": None if search.seconds is None else round(search.seconds, 3),
+        "found": search.found,
+        "error": search.error,
+        "part": search.part,
+        "failed": search.failed,
+    }
 
 
 def _claim(claim: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from veridical.retrievers.base import Retriever
-    from veridical.retrievers.passages import Hit
+    from veridical.retrievers.passages import Passage
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Source:
             with self._failures():
                 hits = retriever.hits(query, k)
             if hits is not None:
-                return [_found(hit, retriever.get_name()) for hit in hits]
+                name = retriever.get_name()
+                return [_found(passage, score, name) for passage, score in hits]
             return [evidence(document, self.name) for document in await self.search(query, k)]
         except RetrieverError as error:
             raise RetrievalFailed(error.message) from error
@@ -124,9 +125,8 @@ def _heard(opening: asyncio.Task[Retriever]) -> None:
         opening.exception()
 
 
-def _found(hit: Hit, retriever: str) -> Evidence:
-    passage = hit.passage
-    return Evidence(passage.id, passage.text, passage.title, passage.url, hit.score, retriever)
+def _found(passage: Passage, score: float, retriever: str) -> Evidence:
+    return Evidence(passage.id, passage.text, passage.title, passage.url, score, retriever)
 
 
 def evidence(document: Any, source: str) -> Evidence:

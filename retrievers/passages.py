@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import orjson
@@ -22,8 +21,7 @@ OFFSETS = "offsets.int64"
 Distinct = Literal["document", "passage"]
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """A piece of a document: `id` is its own, `document` that of the whole."""
 
     id: str
@@ -45,13 +43,8 @@ class Passage:
     def from_line(cls, line: bytes) -> Self:
         """Read one line back."""
         found = orjson.loads(line)
-        return cls(
-            found["id"],
-            found.get("document", found["id"]),
-            found["title"],
-            found["text"],
-            found.get("url", ""),
-        )
+        own = found["id"]
+        return cls(own, found.get("document", own), found["title"], found["text"], found.get("url", ""))
 
     @property
     def indexed(self) -> str:
@@ -59,8 +52,7 @@ class Passage:
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A passage found. `score` is comparable within one result only; higher is better."""
 
     passage: Passage
@@ -110,12 +102,15 @@ def distinct_hits(
 ) -> list[Hit]:
     """The first `k` of a ranking, without repeats of a text or, as `distinct` says, of a document."""
     hits: list[Hit] = []
-    seen: set[str] = set()
+    names: set[str] = set()
+    texts: set[str] = set()
+    by_document = distinct == "document"
     for number, score in ranked:
         passage = passages[number]
-        keys = {passage.document if distinct == "document" else passage.id, "\n" + passage.indexed}
-        if seen.isdisjoint(keys):
-            seen |= keys
+        name, text = passage.document if by_document else passage.id, passage.indexed
+        if name not in names and text not in texts:
+            names.add(name)
+            texts.add(text)
             hits.append(Hit(passage, score))
             if len(hits) == k:
                 break

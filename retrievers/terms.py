@@ -36,7 +36,8 @@ class Analyzer:
 
     def __call__(self, text: str) -> list[str]:
         """The terms of `text` in order, repeats kept."""
-        return self.stem([word for word in self.words(text) if word not in self.stop_words])
+        stopped = self.stop_words
+        return self.stem([word for word in self.words(text) if word not in stopped])
 
     @property
     def stop_words(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from veridical.strategies.errors import InvalidRequest, ToolFailed, VeridicalError, shown
@@ -205,11 +206,15 @@ class Strategy(ABC):
     def __or__(self, outer: Strategy) -> Strategy:
         return Pipe(self, outer)
 
-    def __str__(self) -> str:
+    @cached_property
+    def expression(self) -> str:
         """The canonical expression: the name, and the options that differ from their defaults."""
         given = [f for f in fields(self) if getattr(self, f.name) != f.default]
         options = ",".join(f"{f.name}={_spelled(getattr(self, f.name))}" for f in given)
         return f"{self.name}({options})" if options else self.name
+
+    def __str__(self) -> str:
+        return self.expression
 
 
 def _spelled(value: object) -> str:
@@ -252,7 +257,9 @@ class Pipe(Strategy):
         own = ctx.at(ctx.part + len(self.inner.parts()))
         return await self.outer(conversation, replace(own, inner=Within(self.inner, ctx)))
 
-    def __str__(self) -> str:
+    @cached_property
+    def expression(self) -> str:
+        """Those of both, as in a shell."""
         return f"{self.inner}|{self.outer}"
 
 
