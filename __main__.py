@@ -344,9 +344,9 @@ def _retriever_errors() -> Iterator[None]:
 @_plainly
 def ask(question: str, strategy: str | None, model: str | None, url: str, trace: str) -> None:
     """Ask a running proxy; shows the steps, the answer, the claims with verdicts and the cost."""
-    from veridical.middleware.client import Client
+    from veridical.middleware.client import Client, api_root
 
-    client = Client(url.rstrip("/"), os.environ.get("VERIDICAL_API_KEY"))
+    client = Client(api_root(url), os.environ.get("VERIDICAL_API_KEY"))
     asyncio.run(_ask(client, question, model, strategy, trace))
 
 

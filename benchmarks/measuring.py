@@ -108,6 +108,19 @@ def cpu_s(pid: int) -> float:
     return total
 
 
+def disturbances(pid: int) -> tuple[int, int]:
+    """System calls that read or write, and times taken off a core, of a process and its descendants."""
+    calls = preempted = 0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            told = dict(line.split(": ") for line in Path(f"/proc/{each}/io").read_text().splitlines())
+            calls += int(told["syscr"]) + int(told["syscw"])
+            for task in Path(f"/proc/{each}/task").iterdir():
+                _, _, rest = (task / "status").read_text().partition("nonvoluntary_ctxt_switches:")
+                preempted += int(rest.split()[0])
+    return calls, preempted
+
+
 def memory_mb(pid: int) -> float:
     """Resident memory of a process and its descendants."""
     pages = 0

@@ -202,6 +202,10 @@ def workers() -> str:
     figures = found("workers")
     if figures is None:
         return NOT_YET
+
+    def told(one: Mapping[str, Mapping[str, float]], each: str) -> str:
+        return ", ".join(number(one[count][each], ".1f") for count in ("one", "two", "apart"))
+
     rows = [
         [
             cell,
@@ -209,11 +213,13 @@ def workers() -> str:
             *(number(one[count]["cpu_ratio"]) for count in ("two", "apart")),
             *(number(one[count]["rps"], ".0f") for count in ("one", "two")),
             *(f"{one[count]['generator_share']:.0%}" for count in ("one", "two")),
+            *(told(one, each) for each in ("calls", "preempted")),
         ]
         for cell, one in figures["cells"].items()
     ]
     head = ["", "CPU µs, one", "two", "two ÷ one", "two servers apart ÷ one", "requests/s, one", "two"]
     head += ["generator's share of a core, one", "two"]
+    head += ["reads and writes a request: one, two, apart", "times taken off a core: one, two, apart"]
     memory = figures["memory_mb"]
     words = f"Memory of all processes: {memory['one']:.0f} MB with one, {memory['two']:.0f} MB with two."
     return "\n\n".join([where(figures["machine"]), table(head, rows), words])

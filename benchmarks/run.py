@@ -18,7 +18,7 @@ from measuring import HERE, RESULTS
 
 SIZES = "10000,50000,500000,1000000"
 SECTIONS = {
-    "passthrough": ["passthrough.py"],
+    "passthrough": ["passthrough.py", "--rounds", "9"],
     "footprint": ["footprint.py", "--install"],
     "workers": ["workers.py", "--rounds", "15"],
     "strategies": ["strategies.py"],

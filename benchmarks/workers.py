@@ -5,7 +5,8 @@
 Both serve one key with limits, so that what workers share is used. The load generator and the backend run on
 the same cores: how much of them the generator takes is told with the figures. What the machine adds when two
 processes serve, whatever they share, is told by two servers of one worker each that know nothing of each
-other and take half of the connections each ("apart").
+other and take half of the connections each ("apart"), and by how often a request reads and writes and a
+process is taken off its core.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from measuring import machine, memory_mb, running, save
+from measuring import disturbances, machine, memory_mb, running, save
 from passthrough import CHAT, Target, loaded, upstream, with_key
 
 CELLS = ("whole, 16", "whole, 64", "paced stream, 32", "stream, 16")
@@ -29,12 +30,21 @@ SETS = {"one": ("one",), "two": ("two",), "apart": ("one", "other")}
 
 def together(servers: Sequence[tuple[Target, int]], cell: str, seconds: float) -> dict[str, float]:
     """One measurement of servers that share a cell's connections; processor time is by all their requests."""
+    before = [disturbances(pid) for _, pid in servers]
     with ThreadPoolExecutor(len(servers)) as threads:
         each = list(threads.map(lambda one: loaded(one[0], cell, one[1], seconds, len(servers)), servers))
+    after = [disturbances(pid) for _, pid in servers]
     requests = sum(one["requests"] for one in each)
-    cpu_us = sum(one["cpu_us"] * one["requests"] for one in each) / requests
-    rps = sum(one["rps"] for one in each)
-    return {"cpu_us": cpu_us, "rps": rps, "generator_share": sum(one["generator_share"] for one in each)}
+    calls, preempted = (
+        sum(now[at] - then[at] for then, now in zip(before, after, strict=True)) / requests for at in (0, 1)
+    )
+    return {
+        "cpu_us": sum(one["cpu_us"] * one["requests"] for one in each) / requests,
+        "rps": sum(one["rps"] for one in each),
+        "generator_share": sum(one["generator_share"] for one in each),
+        "calls": calls,
+        "preempted": preempted,
+    }
 
 
 def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

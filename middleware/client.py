@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,13 @@ class Piece:
     text: str = ""
     trail: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
+
+
+def api_root(url: str) -> str:
+    """The API root that a person means by `url`: an address without a path is the server's, whose API is
+    below /v1."""
+    url = url.rstrip("/")
+    return f"{url}/v1" if re.fullmatch(r"https?://[^/]+", url) else url
 
 
 @dataclass(frozen=True, slots=True)
