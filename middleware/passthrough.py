@@ -288,7 +288,7 @@ async def _speaks_responses(response: Exchange, http: OpenAIBackend) -> bool:
     if http.speaks_responses or response.status not in _NO_SUCH_PATH:
         return True
     refusal = await http.refusal(response)
-    if refusal.body and (refusal.body.get("param") or refusal.body.get("code") in _OTHER_404):
+    if refusal.body and (refusal.body.get("param") or str(refusal.body.get("code")) in _OTHER_404):
         raise refusal
     http.speaks_responses = False
     return False

@@ -267,6 +267,6 @@ def _model_place(raw: bytes, content_type: str) -> tuple[int, int] | None:
         if end < 0:
             return None
         if _MODEL_PART.search(raw[start:head]):
-            return head + 4, end
+            return (head + 4, end) if end >= head + 4 else None  # or the boundary leaves no place for a value
         start = end + 2
     return None

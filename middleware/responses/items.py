@@ -72,7 +72,7 @@ class _Talk:
 
     def _message(self, item: Item, path: str) -> None:
         role = item.get("role")
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise InvalidRequest(f"'role' must be one of {', '.join(sorted(_ROLES))}.", param=f"{path}.role")
         if role == "user":
             self._reasoning = ""

@@ -152,7 +152,7 @@ def _check(body: Mapping[str, Any]) -> None:
     if (body.get("stream_options") or {}).get("include_obfuscation"):
         raise UnsupportedParameter("Events are not padded.", param="stream_options.include_obfuscation")
     for wanted in body.get("include") or ():
-        if wanted not in _INCLUDABLE:
+        if not isinstance(wanted, str) or wanted not in _INCLUDABLE:
             raise UnsupportedParameter(f"{shown(str(wanted))} cannot be included.", param="include")
 
 

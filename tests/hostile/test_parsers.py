@@ -3,7 +3,7 @@
 import json
 from contextlib import suppress
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from veridical.middleware.protocol import read_body
@@ -84,6 +84,8 @@ def test_an_expression_is_read_or_refused(text):
 
 
 @given(RESPONSES)
+@example({"model": "m1", "input": [{"role": []}]})
+@example({"model": "m1", "input": "hi", "include": [{}]})
 def test_a_responses_request_becomes_a_chat_or_is_refused(body):
     with suppress(VeridicalError):
         request = read_responses_body(json.dumps(body).encode())
@@ -91,6 +93,7 @@ def test_a_responses_request_becomes_a_chat_or_is_refused(body):
         read_body(json.dumps(dict(chat.body)).encode())
 
 
+@example(b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n--b', "multipart/form-data; boundary=b")
 @given(st.lists(st.sampled_from(FORM), max_size=12).map(b"".join), TYPES)
 def test_a_form_is_changed_in_its_model_alone(raw, kind):
     model = form_model(raw, kind)

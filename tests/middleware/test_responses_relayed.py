@@ -93,7 +93,11 @@ def test_a_conversation_begun_with_a_strategy_goes_on_here(serve, upstream):
 
 
 @pytest.mark.parametrize(
-    "refusal", [Fail(404), Fail(405, body=b"{}"), Fail(404, body=b'{"detail":"Not Found"}')]
+    "refusal",
+    [
+        *(Fail(404), Fail(405, body=b"{}"), Fail(404, body=b'{"detail":"Not Found"}')),
+        Fail(404, body=b'{"error": {"message": "Not Found", "code": {"is": "odd"}}}'),
+    ],
 )
 def test_a_backend_without_the_api_is_asked_for_it_once(serve, upstream, refusal):
     if not refusal.body:
