@@ -25,9 +25,12 @@ import uvicorn
 from measuring import HERE, pages, running
 from page import table
 
+import veridical
 from veridical.middleware.config import load_settings
 from veridical.server import create_app
 
+#: Where our modules are, in whatever way they are installed.
+OURS = f"{Path(veridical.__path__[0])}/"
 PORT, UPSTREAM = 9120, 9121
 FAST, SLOW = ("fast_upstream.py",), ("upstream.py", "--delay", "0")
 #: What is asked of which upstream: its script, the load generator's options.
@@ -74,10 +77,11 @@ def profiled(options: argparse.Namespace, folder: Path) -> pstats.Stats:
 
 def library(file: str) -> str:
     """To what a file belongs."""
-    for mark in ("site-packages/", "veridical/"):
-        _, found, rest = file.rpartition(mark)
-        if found:
-            return "ours" if mark == "veridical/" else rest.split("/")[0].removesuffix(".py")
+    _, found, rest = file.rpartition("site-packages/")
+    if found and not rest.startswith("veridical/"):
+        return rest.split("/")[0].removesuffix(".py")
+    if file.startswith(OURS):
+        return "ours"
     return "C functions" if file == "~" else "event loop and standard library"
 
 
@@ -95,7 +99,7 @@ def main() -> None:
     for (file, _, name), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]
         libraries[library(file)] += own
         if library(file) == "ours":
-            ours[f"`{file.rpartition('veridical/')[2]}` {name}"] += own
+            ours[f"`{file.removeprefix(OURS)}` {name}"] += own
     total = sum(libraries.values())
     for title, counted in (("library", libraries), ("function of ours", ours)):
         rows = [[name, f"{own / total:.1%}"] for name, own in counted.most_common(12)]
