@@ -77,7 +77,7 @@ def test_halueval_counts_both_answers_of_a_pair(run, data, out, upstream):
     write(data / "halueval/qa_one-turn_data.jsonl", [PAIR])
     upstream.on(draft=Say("Yes"))
     run("run", "halueval")
-    right, wrong = records(out)
+    right, wrong = sorted(records(out), key=lambda record: record.tags, reverse=True)  # in any order
     assert (right.tags, right.scores) == (("right",), {"accuracy": 0.0, "said_yes": 1.0})
     assert (wrong.tags, wrong.scores) == (("hallucinated",), {"accuracy": 1.0, "said_yes": 1.0})
 
