@@ -207,14 +207,14 @@ class Strategy(ABC):
         return Pipe(self, outer)
 
     @cached_property
-    def expression(self) -> str:
+    def _expression(self) -> str:
         """The canonical expression: the name, and the options that differ from their defaults."""
         given = [f for f in fields(self) if getattr(self, f.name) != f.default]
         options = ",".join(f"{f.name}={_spelled(getattr(self, f.name))}" for f in given)
         return f"{self.name}({options})" if options else self.name
 
     def __str__(self) -> str:
-        return self.expression
+        return self._expression
 
 
 def _spelled(value: object) -> str:
@@ -258,7 +258,7 @@ class Pipe(Strategy):
         return await self.outer(conversation, replace(own, inner=Within(self.inner, ctx)))
 
     @cached_property
-    def expression(self) -> str:
+    def _expression(self) -> str:
         """Those of both, as in a shell."""
         return f"{self.inner}|{self.outer}"
 
