@@ -1,10 +1,10 @@
 """Wall time of every strategy against its critical path, and what the proxy itself costs.
 
-    python benchmarks/strategies.py [--delay 0.2] [--rounds 5]
+    python benchmarks/strategies.py [--delay 0.2] [--turns 3]
 
 A scripted upstream answers each call after exactly `delay`. Alone, a request's seconds are divided by its
 critical path, depth x delay; of many at once, by what a bare aiohttp loop needs that makes the same calls in
-the same order; the first crowd, which opens the connections, is not counted. The first byte of a stream
+the same order; a turn's first crowd, which opens the connections, is not counted. The first byte of a stream
 counts from when its first backend call is answered, or from one second, whichever is first. Figures are
 medians.
 
@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,50 +101,69 @@ async def first_bytes(session: aiohttp.ClientSession, model: str) -> float:
     return first
 
 
+@dataclass
+class Samples:
+    """What was seen of one strategy: ratios of wall time, seconds of first bytes, and milliseconds of the
+    proxy's processor time a call, the crowds' by their size."""
+
+    trail: dict[str, Any]
+    alone: list[float] = field(default_factory=list)
+    streamed: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    crowds: dict[int, list[float]] = field(default_factory=dict)
+    cpu_ms: dict[int, list[float]] = field(default_factory=dict)
+
+    def figures(self, delay: float) -> dict[str, Any]:
+        """The medians."""
+        many = [each for size, spent in self.cpu_ms.items() if size > 1 for each in spent]
+        one_by_one = self.cpu_ms.get(1)
+        return {
+            "calls": self.trail["calls"],
+            "depth": self.trail["depth"],
+            "alone": statistics.median(self.alone),
+            "streamed": statistics.median(self.streamed),
+            "first_byte_s": statistics.median(self.first) - min(delay, 1.0),
+            "crowds": {str(size): statistics.median(ratios) for size, ratios in self.crowds.items()},
+            "cpu_ms": statistics.median(many or one_by_one or [math.nan]),
+            "cpu_one_by_one_ms": statistics.median(one_by_one) if one_by_one else None,
+        }
+
+
 async def measure(pid: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The figures of every strategy. A crowd through the proxy and the same calls without it take turns."""
+    """The figures of every strategy. Strategies take turns, so that a bad minute of the machine falls on all
+    of them, and so do a crowd through the proxy and the same calls without it."""
+    strategies = options.strategies.split(";")
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        found = {}
-        for strategy in options.strategies.split(";"):
-            found[strategy] = await measured(session, pid, strategy, options)
-            print(strategy, found[strategy], file=sys.stderr, flush=True)
-        return found
+        seen = {each: Samples(await traced(session, f"m+{each}")) for each in strategies}
+        for turn in range(options.turns):
+            for strategy, samples in seen.items():
+                await sample(session, pid, strategy, samples, options)
+                told = samples.figures(options.delay)
+                print(f"turn {turn + 1} of {options.turns}", strategy, told, file=sys.stderr, flush=True)
+        return {strategy: samples.figures(options.delay) for strategy, samples in seen.items()}
 
 
-async def measured(
-    session: aiohttp.ClientSession, pid: int, strategy: str, options: argparse.Namespace
-) -> dict[str, Any]:
-    """One strategy's figures: ratios of wall time, and seconds."""
-    model = f"m+{strategy}"
-    trail = await traced(session, model)
-    path = trail["depth"] * options.delay
-    alone = [await ask(session, model) / path for _ in range(options.rounds)]
-    streamed = [await ask(session, model, stream=True) / path for _ in range(options.rounds)]
-    first = [await first_bytes(session, model) for _ in range(options.rounds)]
-    crowds = {}
-    one_by_one: list[float] = []
-    many: list[float] = []
+async def sample(
+    session: aiohttp.ClientSession, pid: int, strategy: str, seen: Samples, options: argparse.Namespace
+) -> None:
+    """One turn of a strategy."""
+    model, calls = f"m+{strategy}", seen.trail["calls"]
+    path = seen.trail["depth"] * options.delay
+    for _ in range(options.rounds):
+        seen.alone.append(await ask(session, model) / path)
+        seen.streamed.append(await ask(session, model, stream=True) / path)
+        seen.first.append(await first_bytes(session, model))
     for size in map(int, options.crowds.split(",")):
         ratios, spent = [], []
         began = time.perf_counter()
         while len(ratios) <= options.crowd_rounds or time.perf_counter() < began + options.crowd_seconds:
-            without = await seconds(bare(session, trail) for _ in range(size))
+            without = await seconds(bare(session, seen.trail) for _ in range(size))
             before = cpu_s(pid)
             through = await seconds(ask(session, model) for _ in range(size))
-            spent.append(1e3 * (cpu_s(pid) - before) / (size * trail["calls"]))
+            spent.append(1e3 * (cpu_s(pid) - before) / (size * calls))
             ratios.append(through / without)
-        (many if size > 1 else one_by_one).extend(spent[1:])
-        crowds[str(size)] = statistics.median(ratios[1:])
-    return {
-        "calls": trail["calls"],
-        "depth": trail["depth"],
-        "alone": statistics.median(alone),
-        "streamed": statistics.median(streamed),
-        "first_byte_s": statistics.median(first) - min(options.delay, 1.0),
-        "crowds": crowds,
-        "cpu_ms": statistics.median(many or one_by_one),
-        "cpu_one_by_one_ms": statistics.median(one_by_one) if one_by_one else None,
-    }
+        seen.crowds.setdefault(size, []).extend(ratios[1:])
+        seen.cpu_ms.setdefault(size, []).extend(spent[1:])
 
 
 def main() -> None:
@@ -151,10 +172,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--delay", type=float, default=0.2, help="of every call, in seconds")
-    parser.add_argument("--rounds", type=int, default=5, help="requests alone")
+    parser.add_argument("--turns", type=int, default=3, help="of each strategy")
+    parser.add_argument("--rounds", type=int, default=2, help="requests alone in a turn")
     parser.add_argument("--crowds", default="1,32,128", help="requests at once, several after commas")
-    parser.add_argument("--crowd-rounds", type=int, default=3, help="at least so many of each crowd")
-    parser.add_argument("--crowd-seconds", type=float, default=6.0, help="at least so long with each crowd")
+    parser.add_argument("--crowd-rounds", type=int, default=1, help="of each size, at least, in a turn")
+    parser.add_argument("--crowd-seconds", type=float, default=2.5, help="at least so long with each size")
     parser.add_argument("--strategies", default=";".join(STRATEGIES), help="separated by semicolons")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +195,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     ):
         found = asyncio.run(measure(process.pid, options))
         memory = memory_mb(process.pid)
-    settings = {"delay_s": options.delay, "rounds": options.rounds, "crowd_rounds": options.crowd_rounds}
+    settings = {"delay_s": options.delay, "turns": options.turns, "rounds": options.rounds}
     save("strategies", at, {"strategies": found, "memory_mb": memory, **settings})
 
 

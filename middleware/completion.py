@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from veridical.middleware.pipeline import Run, traced
@@ -11,12 +12,12 @@ from veridical.middleware.sse import DONE, event
 from veridical.strategies.evidence import citations
 from veridical.strategies.reply import Reply, unstreamed
 from veridical.strategies.thinking import without_thinking
-from veridical.strategies.types import Answer, Delta, Message, Usage, visible
+from veridical.strategies.types import Answer, Delta, Message, total, visible
 
 
 def usage_of(run: Run) -> dict[str, Any]:
     """The tokens of every backend call of a request, as OpenAI's `usage`."""
-    return sum((choice.trace.usage for choice in run.choices), Usage()).to_wire()
+    return total([choice.trace.usage for choice in run.choices]).to_wire()
 
 
 def completion(run: Run, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -67,7 +68,11 @@ class ChatWire:
     """One answer in the shape of chat completions."""
 
     def __init__(self, run: Run) -> None:
-        self._run, self._chunks = run, Chunks(run)
+        self._run = run
+
+    @cached_property
+    def _chunks(self) -> Chunks:
+        return Chunks(self._run)
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The completion."""

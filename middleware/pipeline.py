@@ -31,7 +31,7 @@ from veridical.strategies.reply import Reply
 from veridical.strategies.sharing import Sharing
 from veridical.strategies.tools.base import Tool
 from veridical.strategies.trace import Call, Retrieval, Trace
-from veridical.strategies.types import Answer, Conversation, Delta, Status, Usage
+from veridical.strategies.types import Answer, Conversation, Delta, Status, total
 
 #: What a strategy may run into and still have a draft to fall back on.
 FAILURES = (BackendError, RetrievalFailed, ToolFailed, UnparsableOutput)
@@ -191,6 +191,8 @@ def _numbered(on_progress: Callable[[int, str], None], index: int) -> Callable[[
 def worst(statuses: Sequence[Status]) -> Status:
     """The status of a request with several choices: degraded if one is, then abstained,
     verified if one was rewritten."""
+    if len(statuses) == 1:
+        return statuses[0]
     order = (Status.DEGRADED, Status.ABSTAINED, Status.VERIFIED, Status.UNCHANGED, Status.DIRECT)
     return min(statuses, key=order.index, default=Status.DEGRADED)
 
@@ -200,31 +202,33 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
     if not run.traced or level == "none":
         return None
     traces = [choice.trace for choice in run.choices]
+    calls = [call for trace in traces for call in trace.calls]
+    made = [call for call in calls if not call.shared]
     told = [_told(choice) for choice in run.choices]
     report: dict[str, Any] = {
         "id": run.id,
         "strategy": str(run.strategy),
-        "status": worst([Status(each["status"]) for each in told]),
-        "calls": sum(len(trace.made) for trace in traces),
-        "depth": max(trace.depth for trace in traces),
-        "seconds": round(max(trace.seconds for trace in traces), 3),
-        "usage_by_step": _by_step(traces),
+        "status": worst([each["status"] for each in told]),
+        "calls": len(made),
+        "depth": max([call.depth for call in calls], default=0),
+        "seconds": round(max([trace.seconds for trace in traces]), 3),
+        "usage_by_step": _by_step(made),
         "claims": told[0]["claims"] if len(told) == 1 else [],
         "notes": list(dict.fromkeys(note for trace in traces for note in trace.notes)),
     }
-    if shared := sum(len(trace.calls) - len(trace.made) for trace in traces):
-        report["shared_calls"] = shared
-    if run.caching and (cached := _cached(traces)):
+    if len(made) < len(calls):
+        report["shared_calls"] = len(calls) - len(made)
+    if run.caching and (cached := _cached(made)):
         report["cache"] = cached
-    if len(run.strategy.parts()) > 1:
-        report["parts"] = [_part(run, index) for index in range(len(run.strategy.parts()))]
+    if (parts := len(run.strategy.parts())) > 1:
+        report["parts"] = [_part(run, index) for index in range(parts)]
     if run.roles:
         report["roles"] = {role: route.name for role, route in run.roles.items()}
     found = {each.id: each for trace in traces for each in trace.evidence.values()}
     if found:
         report["evidence"] = list(found.values())  # which orjson writes as the dataclasses that they are
-    if any(trace.retrievals for trace in traces):
-        report["retrievals"] = [_retrieval(search) for trace in traces for search in trace.retrievals]
+    if searches := [search for trace in traces for search in trace.retrievals]:
+        report["retrievals"] = [_retrieval(search) for search in searches]
     if len(told) > 1:
         report["choices"] = told
     else:
@@ -239,12 +243,12 @@ def traced(run: Run, level: str | None) -> dict[str, Any] | None:
     return report
 
 
-def _cached(traces: Sequence[Trace]) -> dict[str, Any]:
+def _cached(made: Sequence[Call]) -> dict[str, Any]:
     """How many of the calls that a cache may answer it did, and the tokens of these, which were not spent
     again; empty where it may answer none."""
-    calls = [call for trace in traces for call in trace.made if call.cached is not None]
+    calls = [call for call in made if call.cached is not None]
     hits = [call for call in calls if call.cached]
-    saved = sum((call.usage for call in hits if call.usage), Usage())
+    saved = total([call.usage for call in hits if call.usage])
     told = {"hits": len(hits), "misses": len(calls) - len(hits), "saved_tokens": saved.total_tokens}
     return told if calls else {}
 
@@ -289,9 +293,9 @@ def _claim(claim: Any) -> dict[str, Any]:
     return found | {name: value for name, value in rest.items() if value is not None}
 
 
-def _by_step(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
+def _by_step(made: Sequence[Call]) -> dict[str, dict[str, Any]]:
     steps: dict[str, dict[str, Any]] = {}
-    for call in (call for trace in traces for call in trace.made):
+    for call in made:
         step = steps.setdefault(
             call.step, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
         )
@@ -309,7 +313,7 @@ def _part(run: Run, index: int) -> dict[str, Any]:
     """What one part of a pipe cost: its calls, and on how many levels of the chain they stood."""
     traces = [choice.trace for choice in run.choices]
     made = [[call for call in trace.made if call.part == index] for trace in traces]
-    usage = sum((call.usage for calls in made for call in calls if call.usage), Usage())
+    usage = total([call.usage for calls in made for call in calls if call.usage])
     return {
         "strategy": str(run.strategy.parts()[index]),
         "calls": sum(map(len, made)),

@@ -4,8 +4,7 @@ opened on its first use, so a server that needs none pays for none."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from veridical.retrievers.base import Retriever
-    from veridical.retrievers.passages import Passage
 
 
 @dataclass
@@ -42,12 +40,15 @@ class Source:
             RetrievalFailed: the source failed or did not answer in time; says which, not why in full.
         """
         try:
-            retriever = await self.open()
-            with self._failures():
+            if (retriever := self._opened()) is None:
+                retriever = await self.open()
+            try:
                 hits = retriever.hits(query, k)
+            except Exception as error:
+                raise self._told(error) from error
             if hits is not None:
                 name = retriever.get_name()
-                return [_found(passage, score, name) for passage, score in hits]
+                return [Evidence(p.id, p.text, p.title, p.url, score, name) for p, score in hits]
             return [evidence(document, self.name) for document in await self.search(query, k)]
         except RetrieverError as error:
             raise RetrievalFailed(error.message) from error
@@ -59,26 +60,24 @@ class Source:
             RetrieverError: as above, with the code of the cause where it has one.
         """
         retriever = await self.open()
-        with self._failures():
+        try:
             async with asyncio.timeout(self.timeout_s):
                 if callbacks is None:  # nobody hears of langchain's run, which may cost more than the search
                     found = await retriever.afind(query, k)
                 else:
                     found = await retriever.ainvoke(query, {"callbacks": callbacks}, k=k)
+        except Exception as error:
+            raise self._told(error) from error
         return found[:k]
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError:
-            words = f"The source {self.name!r} did not answer in {self.timeout_s:g} s."
-            raise RetrieverTimeout(words, retriever=self.name) from None
-        except RetrieverTimeout as error:
-            raise self._failure("did not answer in time.", error) from error
-        except Exception as error:
-            # Any third party's retriever may stand here, and it may raise anything.
-            raise self._failure(f"failed ({type(error).__name__}).", error) from error
+    def _told(self, error: Exception) -> RetrieverError:
+        """What is told of a failed search; a third party's retriever may raise anything."""
+        if isinstance(error, TimeoutError):
+            within = "in time" if self.timeout_s is None else f"in {self.timeout_s:g} s"
+            return RetrieverTimeout(f"The source {self.name!r} did not answer {within}.", retriever=self.name)
+        if isinstance(error, RetrieverTimeout):
+            return self._failure("did not answer in time.", error)
+        return self._failure(f"failed ({type(error).__name__}).", error)
 
     async def open(self) -> Retriever:
         """The retriever, opened now if it was not. Who stops waiting does not stop the opening.
@@ -86,13 +85,20 @@ class Source:
         Raises:
             RetrieverError: it cannot be opened; the next search tries again.
         """
+        if (retriever := self._opened()) is not None:
+            return retriever
         opening = self._opening
-        if opening is not None and opening.done() and not opening.cancelled() and not opening.exception():
-            return opening.result()
-        if opening is None or (opening.done() and (opening.cancelled() or opening.exception())):
+        if opening is None or opening.done():
             opening = self._opening = asyncio.create_task(self._open(), name=f"open {self.name}")
             opening.add_done_callback(_heard)
         return await asyncio.shield(opening)
+
+    def _opened(self) -> Retriever | None:
+        """The retriever, where it is open."""
+        opening = self._opening
+        if opening is None or not opening.done() or opening.cancelled() or opening.exception():
+            return None
+        return opening.result()
 
     async def _open(self) -> Retriever:
         for source in self.needs:
@@ -123,10 +129,6 @@ def _heard(opening: asyncio.Task[Retriever]) -> None:
     """An opening may fail when nobody waits for it any more; the next search will tell."""
     if not opening.cancelled():
         opening.exception()
-
-
-def _found(passage: Passage, score: float, retriever: str) -> Evidence:
-    return Evidence(passage.id, passage.text, passage.title, passage.url, score, retriever)
 
 
 def evidence(document: Any, source: str) -> Evidence:

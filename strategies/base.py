@@ -126,25 +126,26 @@ class Context:
         """
         if source not in self.retrievers:
             raise no_source(source, self.retrievers)
-        search = Retrieval(source, query, self.trace.seconds, part=self.part)
-        self.trace.retrievals.append(search)
+        trace = self.trace
+        search = Retrieval(source, query, trace.seconds, part=self.part)
+        trace.retrievals.append(search)
         token = searching.set(search)
         try:
             found = await self.retrievers[source](query, k)
         except VeridicalError as error:
             search.error = error.code
-            self.trace.note(f"{error.code}: {error.message}")
+            trace.note(f"{error.code}: {error.message}")
             raise
         except asyncio.CancelledError:
             search.error = "cancelled"
             raise
         finally:
             searching.reset(token)
-            search.seconds = self.trace.seconds - search.at
+            search.seconds = trace.seconds - search.at
             for part, code in search.failed.items():
-                self.trace.note(f"retrieval_failed: The source {part!r} failed and was left out ({code}).")
-        search.found = tuple(each.id for each in found)
-        self.trace.evidence |= {each.id: each for each in found}
+                trace.note(f"retrieval_failed: The source {part!r} failed and was left out ({code}).")
+        search.found = tuple([each.id for each in found])
+        trace.evidence |= {each.id: each for each in found}
         return found
 
     def tool(self, name: str) -> Tool:

@@ -19,6 +19,8 @@ class Limits:
 
     def lowered(self, max_calls: int | None, max_tokens: int | None, deadline_s: float | None) -> Limits:
         """These limits, each lowered to what is asked for: a request can never raise one."""
+        if not (max_calls or max_tokens or deadline_s):
+            return self
         return Limits(
             min(self.max_calls, max_calls or self.max_calls),
             min(self.max_tokens, max_tokens or self.max_tokens),

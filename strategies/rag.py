@@ -40,9 +40,10 @@ class RetrievalAugmented(Strategy):
     async def __call__(self, conversation: Conversation, ctx: Context) -> Reply:
         """Retrieve with the question, then one call over the same conversation with the passages."""
         ctx.trace.progress("Searching for evidence")
-        found = await ctx.retrieve(conversation.question, source=self.source, k=self.k)
+        question = conversation.question
+        found = await ctx.retrieve(question, source=self.source, k=self.k)
         if not found:
             ctx.trace.note("No evidence was found for the question.")
-        ask = ANSWER(evidence=fenced(found), question=conversation.question)
+        ask = ANSWER(evidence=fenced(found), question=question)
         reply = await ctx.generate(conversation.asking(str(ask.messages[0]["content"])))
         return reply.citing(evidence=found)

@@ -21,6 +21,36 @@ class Result:
 
 
 @dataclass
+class _Results:
+    """Results by their draw, on the way or there. A draw is hashed once there is another to compare it
+    with: a strategy of one call needs no hash."""
+
+    _first: tuple[ChatRequest, asyncio.Future[Result]] | None = None
+    _known: dict[bytes, asyncio.Future[Result]] = field(default_factory=dict)
+
+    def of(self, request: ChatRequest) -> asyncio.Future[Result] | None:
+        """The result of a request's draw."""
+        if self._first is not None:
+            first, held = self._first
+            self._known[first.draw], self._first = held, None
+        return self._known.get(request.draw) if self._known else None
+
+    def hold(self, request: ChatRequest, held: asyncio.Future[Result]) -> None:
+        """Keep a result of which there was none."""
+        if self._first is None and not self._known:
+            self._first = (request, held)
+        else:
+            self._known[request.draw] = held
+
+    def forget(self, request: ChatRequest) -> None:
+        """Drop a request's result."""
+        if self._first is not None and self._first[0] is request:
+            self._first = None
+        else:
+            del self._known[request.draw]
+
+
+@dataclass
 class Sharing:
     """Lets calls of equal model, messages, parameters and sample number share one result.
 
@@ -32,7 +62,7 @@ class Sharing:
     """
 
     backend: Backend
-    _results: dict[bytes, asyncio.Future[Result]] = field(default_factory=dict, repr=False)
+    _results: _Results = field(default_factory=_Results, repr=False)
 
     @property
     def supports(self) -> set[str]:
@@ -45,12 +75,11 @@ class Sharing:
 
     def holds(self, request: ChatRequest) -> bool:
         """Whether the request would share a call that has run or is running."""
-        return request.draw in self._results
+        return self._results.of(request) is not None
 
     async def chat(self, request: ChatRequest) -> Reply:
         """Answer, with the result of an equal call where there is one; its reply is then `shared`."""
-        key = request.draw
-        while (held := self._results.get(key)) is not None:
+        while (held := self._results.of(request)) is not None:
             try:
                 result = await asyncio.shield(held)
             except asyncio.CancelledError:
@@ -62,19 +91,19 @@ class Sharing:
             return reply
         if request.stream:
             reply = await self.backend.chat(request)
-            kept = Reply(self._kept(reply, key, chain.get()), reply.aclose)
+            kept = Reply(self._kept(reply, request, chain.get()), reply.aclose)
             kept.cached = reply.cached
             return kept
-        return await self._whole(request, key)
+        return await self._whole(request)
 
-    async def _whole(self, request: ChatRequest, key: bytes) -> Reply:
+    async def _whole(self, request: ChatRequest) -> Reply:
         held: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._results[key] = held
+        self._results.hold(request, held)
         try:
             reply = await self.backend.chat(request)
             await reply.read()
         except BaseException as error:
-            del self._results[key]
+            self._results.forget(request)
             if isinstance(error, Exception):
                 held.set_exception(error)
                 held.exception()  # nobody may be waiting
@@ -84,12 +113,14 @@ class Sharing:
         held.set_result(Result(reply.items, chain.get()))
         return reply
 
-    async def _kept(self, reply: Reply, key: bytes, depth: int) -> AsyncGenerator[Delta | Ending, None]:
+    async def _kept(
+        self, reply: Reply, request: ChatRequest, depth: int
+    ) -> AsyncGenerator[Delta | Ending, None]:
         """The stream as it comes; once it is whole, later calls may have it."""
         async for delta in reply:
             yield delta
         yield reply.items[-1]
-        if key not in self._results:
+        if self._results.of(request) is None:
             held: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             held.set_result(Result(reply.items, depth))
-            self._results[key] = held
+            self._results.hold(request, held)

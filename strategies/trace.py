@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from veridical.strategies.reply import Reply
-from veridical.strategies.types import Claim, Evidence, Message, Usage
+from veridical.strategies.types import Claim, Evidence, Message, Usage, total
 
 #: How many backend calls stand one behind the other up to this point of this task. A task
 #: inherits its parent's value, so concurrent calls share a depth and dependent ones add up.
@@ -96,7 +96,7 @@ class Trace:
     @property
     def usage(self) -> Usage:
         """Tokens of all calls so far."""
-        return sum((call.usage for call in self.calls if call.usage), Usage())
+        return total([call.usage for call in self.calls if call.usage])
 
     def open(
         self,

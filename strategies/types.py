@@ -89,6 +89,11 @@ class Usage:
         return wire
 
 
+def total(usages: Sequence[Usage]) -> Usage:
+    """The tokens of all of them."""
+    return usages[0] if len(usages) == 1 else sum(usages, Usage())
+
+
 #: No call has so many tokens: a count over it is malformed.
 _TOO_MANY = 10**12
 

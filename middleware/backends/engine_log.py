@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+#: Read at once.
+CHUNK_BYTES = 1 << 20
 
 
 def trim(file: Path, limit: int) -> None:
@@ -22,7 +23,10 @@ def trim(file: Path, limit: int) -> None:
             return
         with file.open("rb") as full, file.with_name(f"{file.name}.1").open("wb") as older:
             full.seek(size - limit)
-            shutil.copyfileobj(full, older)
+            left = limit  # and no more, though the engine may write on
+            while left and (part := full.read(min(left, CHUNK_BYTES))):
+                older.write(part)
+                left -= len(part)
         os.truncate(file, 0)
     except OSError as error:
         log.warning("The engine log %s cannot be cut: %s", file, error.strerror)

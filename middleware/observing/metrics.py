@@ -91,6 +91,7 @@ class Metrics:
         self._ended: dict[tuple[Any, ...], _Counted] = {}
         self._made: dict[tuple[Any, ...], _Counted] = {}
         self._used: dict[tuple[Any, ...], _Counted] = {}
+        self._searched: dict[tuple[str, str], tuple[Callable[..., None], ...]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._running = 0
         self._define()
@@ -217,10 +218,16 @@ class Metrics:
             self._of(self._tokens, strategy, *served, "cached").inc(used.cached_tokens)
 
     def _search(self, search: Retrieval) -> None:
-        self._of(self._searches, search.source, search.error or "ok").inc()
-        self._of(self._passages, search.source).inc(len(search.found))
+        source, outcome = made = search.source, search.error or "ok"
+        if (counted := self._searched.get(made)) is None:
+            count = self._searches.labels(source, outcome).inc
+            found, seconds = self._passages.labels(source), self._search_seconds.labels(source)
+            counted = self._searched[made] = (count, found.inc, seconds.observe)
+        count, add, observe = counted
+        count()
+        add(len(search.found))
         if search.seconds is not None:
-            self._of(self._search_seconds, search.source).observe(search.seconds)
+            observe(search.seconds)
 
     def _strategy(self, names: str) -> str:
         """A strategy's name, or that of a pipe that the server knows: clients can compose any number."""

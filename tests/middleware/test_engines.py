@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from veridical.middleware.backends.engine_log import trim
 from veridical.middleware.backends.engines import EngineProcess, EngineSpec
 from veridical.middleware.backends.local import vllm_engine
 from veridical.strategies.errors import BackendTimeout, BackendUnreachable, ConfigError
@@ -187,6 +190,29 @@ def test_a_long_log_is_cut_while_the_engine_writes_it_and_one_older_file_is_kept
         assert len([*spec.log_file.parent.iterdir()]) == 2
 
     asyncio.run(scenario())
+
+
+def test_no_more_than_the_limit_is_kept_of_a_log_that_grows_while_it_is_cut(tmp_path):
+    log, older = tmp_path / "engine.log", tmp_path / "engine.log.1"
+    log.touch()
+    done = threading.Event()
+
+    def engine():
+        with log.open("ab", buffering=0) as file:
+            while not done.is_set():
+                file.write(b"x" * 600)
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(engine)
+        try:
+            sizes = []
+            while len(sizes) < 100 and not writing.done():
+                trim(log, 1000)
+                sizes += [older.stat().st_size] if older.exists() else []
+        finally:
+            done.set()
+    assert len(sizes) == 100
+    assert max(sizes) <= 1000
 
 
 def test_a_log_that_was_left_long_is_cut_at_the_start(spec):

@@ -13,7 +13,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from veridical.middleware.retrieval import Source
 from veridical.retrievers.index import build
 from veridical.retrievers.testing import FakeRetriever
-from veridical.strategies.errors import ConfigError
+from veridical.strategies.errors import ConfigError, RetrievalFailed
 from veridical.tests.conftest import Serve
 from veridical.tests.proxy import Proxy
 from veridical.tests.upstream import Fact, Say, Upstream
@@ -163,5 +163,17 @@ def test_who_listens_hears_of_a_search_and_nobody_gets_other_documents() -> None
         unheard = await source.search("one", 2)
         assert await source.search("two", 2, [listener]) == unheard
         assert listener.queries == ["two"]
+
+    asyncio.run(main())
+
+
+def test_a_source_that_bounds_itself_may_run_out_of_time() -> None:
+    class Late(FakeRetriever):
+        async def afind(self, query: str, k: int, callbacks: Any = None) -> Any:
+            raise TimeoutError
+
+    async def main() -> None:
+        with pytest.raises(RetrievalFailed, match="'pages' did not answer in time"):
+            await Source("pages", Late, timeout_s=None)("one", 2)
 
     asyncio.run(main())
