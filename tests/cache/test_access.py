@@ -6,18 +6,20 @@ import pytest
 
 from veridical.tests.access.conftest import bearer, create, guarded, state  # noqa: F401 - fixtures
 from veridical.tests.answers import Say
+from veridical.tests.proxy import wait_until
 from veridical.tests.upstream import CANBERRA, SYDNEY
 
 MEMORY = {"kind": "memory"}
 
 
-def test_clients_who_bring_their_own_key_to_the_backend_share_nothing(cached, upstream):
+def test_clients_who_bring_their_own_key_to_the_backend_share_nothing(cached, caches, upstream):
     proxy = cached()
     upstream.on(draft=lambda exchange: Say(f"for {exchange.headers['authorization']}"))
     for trace in ("none", "summary"):
         for name in ("alice", "bob", "alice", "bob"):
             answer = proxy.chat(temperature=0, headers=bearer(name), veridical={"trace": trace})
             assert answer.json["choices"][0]["message"]["content"] == f"for Bearer {name}"
+        wait_until(lambda: caches[0].counts.stores == 2)
     assert len(upstream.chats) == 2
 
 

@@ -80,10 +80,11 @@ def test_the_sdk_reads_a_cached_stream(cached, upstream):
     assert len(upstream.chats) == 1
 
 
-def test_a_strategy_drafts_with_what_direct_has_answered(cached, upstream):
+def test_a_strategy_drafts_with_what_direct_has_answered(cached, caches, upstream):
     proxy = cached()
     cove(upstream)
     proxy.ask(temperature=0)
+    wait_until(lambda: caches[0].counts.stores == 1)
     answer = proxy.ask(model="m1+cove", temperature=0)
     assert len(upstream.asked("draft")) == 1
     assert answer.veridical["cache"]["hits"] == 1
@@ -176,11 +177,12 @@ def test_any_difference_is_another_answer(cached, upstream, change):
     assert len(upstream.chats) == 2
 
 
-def test_other_settings_of_a_backend_are_another_backend(cached, kind, upstream):
+def test_other_settings_of_a_backend_are_another_backend(cached, caches, kind, upstream):
     if kind["kind"] == "memory":
         pytest.skip("gone with the proxy")
     upstream.on(draft=Say("hi"))
     assert cached(kind).chat(temperature=0).headers["x-veridical-cache"] == "miss"
+    wait_until(lambda: caches[0].counts.stores == 1)
     assert cached(kind).chat(temperature=0).headers["x-veridical-cache"] == "hit"
     other = cached(kind, backend={"models": {"m1": "m2"}})
     assert other.chat(temperature=0).headers["x-veridical-cache"] == "miss"
@@ -199,15 +201,17 @@ def test_no_store_neither_looks_nor_keeps(cached, upstream):
 
 @pytest.mark.parametrize("trace", ["none", "summary"])
 @pytest.mark.parametrize("header", ["no-cache", "max-age=0"])
-def test_no_cache_asks_anew_and_keeps_what_comes(cached, upstream, header, trace):
+def test_no_cache_asks_anew_and_keeps_what_comes(cached, caches, upstream, header, trace):
     proxy = cached()
     upstream.on(draft=[Say("one"), Say("two"), Say("three")])
 
-    def said(**headers):
+    def said(stores, **headers):
         found = proxy.chat(temperature=0, headers=headers, veridical={"trace": trace})
+        wait_until(lambda: caches[0].counts.stores == stores)
         return found.json["choices"][0]["message"]["content"]
 
-    assert [said(), said(), said(**{"Cache-Control": header}), said()] == ["one", "one", "two", "two"]
+    anew = {"Cache-Control": header}
+    assert [said(1), said(1), said(2, **anew), said(2)] == ["one", "one", "two", "two"]
 
 
 def test_an_answer_lives_as_long_as_it_is_told(cached, kind, upstream):
