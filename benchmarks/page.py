@@ -114,13 +114,15 @@ def _growth() -> float | None:
     return float(ours["after_mb"] - ours["warm_mb"])
 
 
-def _workers(cells: str) -> Callable[[], float | None]:
+def _workers(cells: str, over: str = "one") -> Callable[[], float | None]:
     def value() -> float | None:
         figures = found("workers")
         if figures is None:
             return None
         told = figures["cells"].items()
-        return float(max(one["two"]["cpu_ratio"] for cell, one in told if cell.startswith(cells)))
+        return max(
+            one["two"]["cpu_ratio"] / one[over]["cpu_ratio"] for cell, one in told if cell.startswith(cells)
+        )
 
     return value
 
@@ -158,6 +160,7 @@ ROWS: tuple[tuple[str, Callable[[], float | None], str, float, float], ...] = (
     ("first byte of a streamed strategy, s, worst", _worst("first_byte_s"), "most", 0.05, 0.05),
     ("CPU a request, two workers ÷ one, worst", _workers("whole"), "most", 1.15, 1.0),
     ("the same, 32 paced streams", _workers("paced"), "most", 1.15, 1.0),
+    ("the same, ÷ one worker with 16, as each of two has", _workers("paced", "half"), "most", 1.15, 1.0),
     ("the same, 16 streams as fast as they go", _workers("stream"), "most", 1.15, 1.0),
 )
 
@@ -204,22 +207,23 @@ def workers() -> str:
         return NOT_YET
 
     def told(one: Mapping[str, Mapping[str, float]], each: str) -> str:
-        return ", ".join(number(one[count][each], ".1f") for count in ("one", "two", "apart"))
+        return ", ".join(number(one[count][each], ".1f") for count in ("one", "half", "two", "apart"))
 
     rows = [
         [
             cell,
             *(number(one[count]["cpu_us"], ".0f") for count in ("one", "two")),
-            *(number(one[count]["cpu_ratio"]) for count in ("two", "apart")),
+            *(number(one[count]["cpu_ratio"]) for count in ("two", "half", "apart")),
             *(number(one[count]["rps"], ".0f") for count in ("one", "two")),
             *(f"{one[count]['generator_share']:.0%}" for count in ("one", "two")),
             *(told(one, each) for each in ("calls", "preempted")),
         ]
         for cell, one in figures["cells"].items()
     ]
-    head = ["", "CPU µs, one", "two", "two ÷ one", "two servers apart ÷ one", "requests/s, one", "two"]
+    head = ["", "CPU µs, one", "two", "two ÷ one", "half ÷ one", "apart ÷ one", "requests/s, one", "two"]
     head += ["generator's share of a core, one", "two"]
-    head += ["reads and writes a request: one, two, apart", "times taken off a core: one, two, apart"]
+    each = "one, half, two, apart"
+    head += [f"reads and writes a request: {each}", f"times taken off a core: {each}"]
     memory = figures["memory_mb"]
     words = f"Memory of all processes: {memory['one']:.0f} MB with one, {memory['two']:.0f} MB with two."
     return "\n\n".join([where(figures["machine"]), table(head, rows), words])
@@ -230,7 +234,7 @@ def strategies() -> str:
     figures = found("strategies")
     if figures is None:
         return NOT_YET
-    sizes = list(next(iter(figures["strategies"].values()))["crowds"])
+    sizes = sorted(next(iter(figures["strategies"].values()))["crowds"], key=int)
     head = ["strategy", "calls", "depth", "alone", "streamed", *(f"{n} at once" for n in sizes)]
     head += ["CPU ms a call", "one by one", "first byte, s"]
     rows = [

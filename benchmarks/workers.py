@@ -3,15 +3,16 @@
     python benchmarks/workers.py [--rounds 5] [--seconds 1]
 
 Both serve one key with limits, so that what workers share is used. The load generator and the backend run on
-the same cores: how much of them the generator takes is told with the figures. What the machine adds when two
-processes serve, whatever they share, is told by two servers of one worker each that know nothing of each
-other and take half of the connections each ("apart"), and by how often a request reads and writes and a
-process is taken off its core.
+the same cores: how much of them the generator takes is told with the figures. What is not the workers' doing
+is told by three more: one worker with half of the connections, as each of two has ("half"); two servers of
+one worker each that know nothing of each other and take half of the connections each ("apart"); and how often
+a request reads and writes and a process is taken off its core.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,16 +24,20 @@ from measuring import disturbances, machine, memory_mb, running, save
 from passthrough import CHAT, Target, loaded, upstream, with_key
 
 CELLS = ("whole, 16", "whole, 64", "paced stream, 32", "stream, 16")
-#: Servers by name, with the number of their workers; and what is compared.
+#: Servers by name, with the number of their workers; and what is compared, with the share of a cell's
+#: connections that each server has.
 SERVERS = {"one": 1, "two": 2, "other": 1}
-SETS = {"one": ("one",), "two": ("two",), "apart": ("one", "other")}
+SETS = {"one": (("one",), 1), "half": (("one",), 2), "two": (("two",), 1), "apart": (("one", "other"), 2)}
 
 
-def together(servers: Sequence[tuple[Target, int]], cell: str, seconds: float) -> dict[str, float]:
-    """One measurement of servers that share a cell's connections; processor time is by all their requests."""
+def together(
+    servers: Sequence[tuple[Target, int]], cell: str, seconds: float, shared_by: int
+) -> dict[str, float]:
+    """One measurement of servers that each have a share of a cell's connections; processor time is by all
+    their requests."""
     before = [disturbances(pid) for _, pid in servers]
     with ThreadPoolExecutor(len(servers)) as threads:
-        each = list(threads.map(lambda one: loaded(one[0], cell, one[1], seconds, len(servers)), servers))
+        each = list(threads.map(lambda one: loaded(one[0], cell, one[1], seconds, shared_by), servers))
     after = [disturbances(pid) for _, pid in servers]
     requests = sum(one["requests"] for one in each)
     calls, preempted = (
@@ -65,6 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--cells", default="", help="a regular expression of their names")
     options = parser.parse_args()
     at = machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -78,11 +84,11 @@ def main() -> None:
                 target.command, target.url, body=CHAT, key=target.key, environment=target.environment
             )
             servers[name] = (target, stack.enter_context(process).pid)
-        sets = {name: [servers[each] for each in members] for name, members in SETS.items()}
+        sets = {name: ([servers[each] for each in members], share) for name, (members, share) in SETS.items()}
         cells = {}
-        for cell in CELLS:
+        for cell in (each for each in CELLS if re.search(options.cells, each)):
             rounds = [
-                {name: together(members, cell, options.seconds) for name, members in sets.items()}
+                {name: together(members, cell, options.seconds, by) for name, (members, by) in sets.items()}
                 for _ in range(options.rounds + 1)
             ]
             cells[cell] = medians(rounds[1:])
