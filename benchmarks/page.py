@@ -54,7 +54,9 @@ def passthrough() -> str:
     figures = found("passthrough")
     if figures is None:
         return NOT_YET
-    parts = [where(figures["machine"]), f"Medians of {figures['rounds']} rounds."]
+    rounds, starts = figures["rounds"], figures.get("starts", 1)
+    words = f"Medians of {rounds} rounds of each of {starts} starts of all processes."
+    parts = [where(figures["machine"]), words]
     for cell, targets in figures["cells"].items():
         streams = "stream" in cell
         head = ["", "CPU µs a request", "÷ probe", "added p50, ms", "requests/s", "÷ probe"]

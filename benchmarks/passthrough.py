@@ -1,10 +1,12 @@
 """What the proxy adds to a request that it passes on, beside bare probes that do nothing else.
 
-    python benchmarks/passthrough.py [--rounds 5] [--seconds 1] [--litellm PATH]
+    python benchmarks/passthrough.py [--starts 3] [--rounds 3] [--seconds 1] [--litellm PATH]
 
-All targets run at once and take turns, so that every ratio is of one moment. `veridical` has its default
-settings; `veridical, keys` lets in one key with limits and keeps its usage. LiteLLM's proxy takes part where
-the path of its command is given (`pip install 'litellm[proxy]'`, in an environment of its own).
+All targets run at once and take turns, so that every ratio is of one moment, and are started anew several
+times, since one start of the same program takes up to a fifth more processor time than another. `veridical`
+has its default settings; `veridical, keys` lets in one key with limits and keeps its usage. LiteLLM's proxy
+takes part where the path of its command is given (`pip install 'litellm[proxy]'`, in an environment of its
+own).
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ CELLS: Mapping[str, tuple[int, bool, bool]] = {
     "paced stream, 32": (32, True, True),
 }
 REFERENCE = "Starlette + aiohttp"
+#: What was measured: by cell, by target, one after the other.
+Rounds = dict[str, dict[str, list[dict[str, float]]]]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -119,12 +123,10 @@ def loaded(target: Target, cell: str, pid: int, seconds: float, shared_by: int =
     return found
 
 
-def measured(
-    targets: Mapping[str, Target], pids: Mapping[str, int], options: argparse.Namespace
-) -> dict[str, dict[str, list[dict[str, float]]]]:
+def measured(targets: Mapping[str, Target], pids: Mapping[str, int], options: argparse.Namespace) -> Rounds:
     """Every target in every cell, in turns; the first round only warms up."""
     cells = [cell for cell in CELLS if re.search(options.cells, cell)]
-    found: dict[str, dict[str, list[dict[str, float]]]] = {c: {t: [] for t in targets} for c in cells}
+    found: Rounds = {c: {t: [] for t in targets} for c in cells}
     for round_ in range(options.rounds + 1):
         for cell in cells:
             order = list(targets) if round_ % 2 else list(targets)[::-1]
@@ -158,17 +160,8 @@ def summary(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, di
     return told
 
 
-def main() -> None:
-    """Run everything and keep the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
-    parser.add_argument("--cells", default="", help="a regular expression; all unless given")
-    parser.add_argument("--litellm", default=os.environ.get("LITELLM"), help="the path of its command")
-    options = parser.parse_args()
-    at = machine()
+def started(options: argparse.Namespace) -> tuple[Rounds, dict[str, float]]:
+    """The rounds of one start of all targets, and the megabytes that each held behind them."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         behind = stack.enter_context(upstream())
         targets = {
@@ -183,7 +176,7 @@ def main() -> None:
         pids = {"direct": behind.pid}
         for name, target in targets.items():
             if name not in pids:
-                started = running(
+                process = running(
                     target.command,
                     target.url,
                     body=CHAT,
@@ -191,11 +184,34 @@ def main() -> None:
                     environment=target.environment,
                     folder=target.folder,
                 )
-                pids[name] = stack.enter_context(started).pid
-        rounds = measured(targets, pids, options)
-        memory = {name: memory_mb(pid) for name, pid in pids.items()}
+                pids[name] = stack.enter_context(process).pid
+        found = measured(targets, pids, options)
+        return found, {name: memory_mb(pid) for name, pid in pids.items()}
+
+
+def main() -> None:
+    """Run everything and keep the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--starts", type=int, default=3, help="of every process")
+    parser.add_argument("--rounds", type=int, default=3, help="of each start")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--cells", default="", help="a regular expression; all unless given")
+    parser.add_argument("--litellm", default=os.environ.get("LITELLM"), help="the path of its command")
+    options = parser.parse_args()
+    at = machine()
+    rounds: Rounds = {}
+    for start in range(options.starts):
+        found, memory = started(options)
+        for cell, targets in found.items():
+            for name, seen in targets.items():
+                rounds.setdefault(cell, {}).setdefault(name, []).extend(seen)
+            ratios = {name: round(one.get("cpu_us_ratio", 0.0), 3) for name, one in summary(targets).items()}
+            print(f"start {start + 1} of {options.starts}", cell, ratios, file=sys.stderr, flush=True)
     cells = {cell: summary(found) for cell, found in rounds.items()}
-    save("passthrough", at, {"cells": cells, "memory_mb": memory, "rounds": options.rounds})
+    told = {"cells": cells, "memory_mb": memory, "starts": options.starts, "rounds": options.rounds}
+    save("passthrough", at, told)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from measuring import HERE, RESULTS
 
 SIZES = "10000,50000,500000,1000000"
 SECTIONS = {
-    "passthrough": ["passthrough.py", "--rounds", "9"],
+    "passthrough": ["passthrough.py", "--starts", "4", "--rounds", "2"],
     "footprint": ["footprint.py", "--install"],
     "workers": ["workers.py", "--rounds", "15"],
     "strategies": ["strategies.py"],
