@@ -3,10 +3,9 @@
     python benchmarks/passthrough.py [--starts 3] [--rounds 3] [--seconds 1] [--litellm PATH]
 
 All targets run at once and take turns, so that every ratio is of one moment, and are started anew several
-times, since one start of the same program takes up to a fifth more processor time than another. `veridical`
-has its default settings; `veridical, keys` lets in one key with limits and keeps its usage. LiteLLM's proxy
-takes part where the path of its command is given (`pip install 'litellm[proxy]'`, in an environment of its
-own).
+times, so that no figure is of one start alone. `veridical` has its default settings; `veridical, keys` lets
+in one key with limits and keeps its usage. LiteLLM's proxy takes part where the path of its command is given
+(`pip install 'litellm[proxy]'`, in an environment of its own).
 """
 
 from __future__ import annotations
