@@ -25,9 +25,12 @@ from pydantic import Field, PrivateAttr
 
 from veridical.retrievers.base import Retriever
 from veridical.retrievers.errors import RetrieverMisconfigured
+from veridical.retrievers.wal import use_wal
 
 log = logging.getLogger(__name__)
 
+#: Seconds to wait for another process that writes.
+BUSY_S = 2.0
 #: As a path: a cache that ends with the process.
 MEMORY = ":memory:"
 
@@ -52,9 +55,9 @@ class Shelf:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if str(path) != MEMORY:  # what people asked about can be told from it: it is theirs alone
                 path.touch(mode=0o600)
-            self._file = sqlite3.connect(path, timeout=2.0, check_same_thread=False, isolation_level=None)
+            self._file = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
             weakref.finalize(self, self._file.close)
-            self._file.execute("PRAGMA journal_mode=WAL")
+            use_wal(self._file, BUSY_S)
             self._file.execute("PRAGMA synchronous=NORMAL")
             for statement in _SCHEMA:
                 self._file.execute(statement)

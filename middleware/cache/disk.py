@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from veridical.middleware.cache.stores import StoreFailed
+from veridical.retrievers.wal import use_wal
 
 T = TypeVar("T")
 #: Seconds to wait for another process that writes.
@@ -80,7 +81,8 @@ class DiskStore:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.touch(mode=0o600)  # SQLite gives its other files the same rights
             self._file = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
-            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", _TABLE, _INDEX):
+            use_wal(self._file, BUSY_S)
+            for statement in ("PRAGMA synchronous = NORMAL", _TABLE, _INDEX):
                 self._file.execute(statement)
             self._size = _total(self._file)
         return self._file

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from veridical.middleware.errors import StateUnavailable
 from veridical.middleware.state.database import Statement, Value, migrate
+from veridical.retrievers.wal import use_wal
 from veridical.strategies.errors import ConfigError
 
 T = TypeVar("T")
@@ -78,8 +79,8 @@ class SQLite:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.touch(mode=0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
-        for setting in ("journal_mode = WAL", "synchronous = FULL"):
-            connection.execute(f"PRAGMA {setting}")
+        use_wal(connection, BUSY_S)
+        connection.execute("PRAGMA synchronous = FULL")
         return connection
 
     async def _run(self, work: Callable[[], T]) -> T:
