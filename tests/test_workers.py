@@ -54,8 +54,10 @@ def children(pid):
 
 
 def runs(pid):
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(") ")[2][0] != "Z"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):  # it may go while its file is read
+        return False
 
 
 def test_limits_usage_and_metrics_are_of_all_workers_together(workers):
